@@ -1,0 +1,340 @@
+"""Batches of images, each a function of (member, step) alone.
+
+Every example has a position: step x batch size + its row in the whole batch. Its place in the
+shuffled slice and its augmentation are functions of the member's seed and that position, so any step
+can be made by itself: resuming costs nothing, and neither the number of hosts nor the other members
+change what a member sees.
+"""
+
+import functools
+import os
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import grain
+import numpy as np
+from absl import logging
+
+from experts.data.dataset import Dataset, UndecodableImage, from_arrays
+from experts.data.transforms import Transform
+
+POLICIES = ('raise', 'skip')
+# Rows made by one call of a worker: enough to hide Grain's cost, and even, for mixup's pairs.
+_CHUNK = 32
+
+# (slice size, seed) -> (position -> row of the slice). `shuffled` unless data is to be weighted.
+Order = Callable[[int, int], Callable[[int], int]]
+
+
+class Member(NamedTuple):
+  """What one member of the population is trained on."""
+
+  dataset: Dataset
+  indices: np.ndarray  # int [n], the images of its slice
+  seed: int
+
+
+class Batches(Iterator):
+  """An iterator over batches that knows how many images could not be decoded."""
+
+  def __init__(self, iterator: Iterator[dict[str, np.ndarray]], faults: '_Faults'):
+    self._iterator = iterator
+    self._faults = faults
+
+  def __next__(self) -> dict[str, np.ndarray]:
+    return next(self._iterator)
+
+  @property
+  def skipped(self) -> int:
+    """How many different images were skipped so far."""
+    return len(self._faults.where)
+
+
+def shuffled(size: int, seed: int) -> Callable[[int], int]:
+  """Epoch after epoch, each a shuffle of its own without replacement."""
+
+  # Two epochs are met at once where one ends. Not Grain's index_shuffle, which stores nothing: in
+  # version 0.2 it repeats an index for sizes such as 65,537, and takes milliseconds below 1,000.
+  @functools.lru_cache(maxsize=2)
+  def table(epoch: int) -> np.ndarray:
+    rng = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
+    return rng.permutation(np.arange(size, dtype=np.uint32 if size < 2**32 else np.uint64))
+
+  def row(position: int) -> int:
+    epoch, place = divmod(position, size)
+    return int(table(epoch)[place])
+
+  return row
+
+
+def train_batches(
+  members: Sequence[Member],
+  transform: Transform,
+  batch_size: int,
+  start_step: int,
+  num_steps: int,
+  *,
+  mixup: float = 0.0,
+  shard: tuple[int, int] = (0, 1),
+  undecodable: str = 'raise',
+  order: Order = shuffled,
+  threads: int = 0,
+) -> Batches:
+  """The training batches of a population, from any step on.
+
+  Args:
+    members: (data set, indices, seed) of each member.
+    transform: applied to every image.
+    batch_size: examples of one member in one step, over all hosts.
+    start_step: first step to make.
+    num_steps: the number of steps to make.
+    mixup: the alpha of Beta(alpha, alpha); examples 2k and 2k+1 of a batch are mixed; 0: no mixup.
+    shard: (index, number) of this host: it makes one contiguous block of every batch.
+    undecodable: 'raise', or 'skip': the next image of the slice stands in, and it is counted.
+    order: the plan of a slice; see `Order`.
+    threads: images decoded at a time; 0: as suits the data and the machine.
+
+  Returns:
+    Iterator over num_steps dicts: 'image' uint8 [P, B, S, S, 3] and 'label' int32 [P, B], where B is
+    this host's part of the batch; with mixup also 'partner' int32 [P, B] and 'weight' float32
+    [P, B], the target being weight * label + (1 - weight) * partner.
+
+  Raises:
+    ValueError: a batch that the hosts cannot share, an empty slice, an unknown policy.
+    UndecodableImage: while iterating, under 'raise', or when a slice has no decodable image.
+  """
+  block = _block(batch_size, shard)
+  faults = _Faults(undecodable)
+  if not members:
+    raise ValueError('a population needs at least one member')
+  if mixup < 0:
+    raise ValueError(f'mixup must be 0 or more, not {mixup}')
+  if mixup and len(block) % 2:
+    raise ValueError(f'mixup needs an even number of examples on each host, not {len(block)}')
+  members = [Member(*member) for member in members]
+  makers = [_Maker(member, transform, faults, order, mixup) for member in members]
+  row_list = [(maker, row) for maker in makers for row in block]
+
+  def make(rows: Sequence[tuple['_Maker', int]], step: int) -> dict[str, np.ndarray]:
+    image = np.empty((len(rows), transform.size, transform.size, 3), np.uint8)
+    label = np.empty(len(rows), np.int32)
+    for i, (maker, row) in enumerate(rows):
+      label[i] = maker.fill(image[i], step * batch_size + row)
+    if not mixup:
+      return {'image': image, 'label': label}
+    weight = np.array([maker.weight(step * batch_size + row) for maker, row in rows], np.float32)
+    return _mix(image, label, weight)
+
+  threads = threads or _threads([member.dataset for member in members])
+  return Batches(
+    _stream(make, row_list, (len(members), len(block)), start_step, num_steps, threads), faults
+  )
+
+
+def eval_batches(
+  dataset: Dataset,
+  indices: np.ndarray,
+  transform: Transform,
+  batch_size: int,
+  *,
+  shard: tuple[int, int] = (0, 1),
+  undecodable: str = 'raise',
+  threads: int = 0,
+) -> Batches:
+  """Every example exactly once, over all hosts together.
+
+  Args:
+    dataset: the images.
+    indices: int [N], those to evaluate, in this order.
+    transform: applied to every image; not a random one.
+    batch_size: examples in one batch, over all hosts.
+    shard: (index, number) of this host; every host makes the same number of batches.
+    undecodable: 'raise', or 'skip': masked out and counted.
+    threads: images decoded at a time; 0: as suits the data and the machine.
+
+  Returns:
+    Iterator over dicts: 'image' uint8 [B, S, S, 3], 'label' int32 [B] and 'mask' bool [B], False
+    for the padding of the last batch; B is this host's part of the batch.
+
+  Raises:
+    ValueError: a batch that the hosts cannot share, no example, a random transform.
+    UndecodableImage: while iterating, under 'raise'.
+  """
+  block = _block(batch_size, shard)
+  faults = _Faults(undecodable)
+  indices = _checked(dataset, indices)
+  if transform.random:
+    raise ValueError(f'evaluation needs a transform without chance, not {transform}')
+
+  def make(rows: Sequence[int], step: int) -> dict[str, np.ndarray]:
+    image = np.zeros((len(rows), transform.size, transform.size, 3), np.uint8)
+    label, mask = np.zeros(len(rows), np.int32), np.zeros(len(rows), bool)
+    for i, row in enumerate(rows):
+      position = step * batch_size + row
+      if position < len(indices):
+        index = int(indices[position])
+        try:
+          image[i] = transform(dataset.image(index))
+        except UndecodableImage as error:
+          faults.meet(error, dataset.where(index))
+          continue
+        label[i], mask[i] = dataset.label(index), True
+    return {'image': image, 'label': label, 'mask': mask}
+
+  steps = -(-len(indices) // batch_size)
+  threads = threads or _threads([dataset])
+  return Batches(_stream(make, list(block), (len(block),), 0, steps, threads), faults)
+
+
+def in_memory(
+  dataset: Dataset, indices: np.ndarray, transform: Transform, undecodable: str = 'raise'
+) -> Dataset:
+  """Decodes and transforms images once, for a small task that is read many times.
+
+  Args:
+    dataset: the images.
+    indices: int [N], those to keep, in this order.
+    transform: not a random one.
+    undecodable: 'raise', or 'skip': left out.
+
+  Returns:
+    A data set of the (decodable) images, [S, S, 3] each.
+  """
+  size = min(len(indices), 256)
+  parts = list(eval_batches(dataset, indices, transform, size, undecodable=undecodable))
+  images, labels = (
+    np.concatenate([part[key][part['mask']] for part in parts]) for key in ('image', 'label')
+  )
+  return from_arrays(dataset.name, images, labels, dataset.class_names, dataset.edges)
+
+
+class _Faults:
+  """Undecodable images: raised, or counted once each."""
+
+  def __init__(self, policy: str):
+    if policy not in POLICIES:
+      raise ValueError(f'unknown policy {policy!r} for undecodable images; use raise or skip')
+    self._policy = policy
+    self._lock = threading.Lock()
+    self.where: set[str] = set()
+
+  def meet(self, error: UndecodableImage, where: str) -> None:
+    if self._policy == 'raise':
+      raise error
+    with self._lock:
+      if where not in self.where:
+        self.where.add(where)
+        logging.warning('skipped (%d so far): %s', len(self.where), where)
+
+
+class _Maker:
+  """Makes the examples of one member, each from its position alone."""
+
+  def __init__(
+    self, member: Member, transform: Transform, faults: _Faults, order: Order, mixup: float
+  ):
+    self._dataset, indices, seed = member
+    self._indices = _checked(self._dataset, indices)
+    self._transform = transform
+    self._faults = faults
+    self._mixup = mixup
+    # Three independent streams: the order, the augmentation, the mixing.
+    state = np.random.SeedSequence(seed).generate_state(3, np.uint64)
+    self._row = order(len(self._indices), int(state[0]))
+    self._augment, self._mix = state[1], state[2]
+
+  def fill(self, out: np.ndarray, position: int) -> int:
+    """Writes the image of a position to `out`; returns its label."""
+    row = self._row(position)
+    rng = _rng(self._augment, position) if self._transform.random else None
+    for attempt in range(len(self._indices)):
+      index = int(self._indices[(row + attempt) % len(self._indices)])
+      try:
+        out[...] = self._transform(self._dataset.image(index), rng)
+      except UndecodableImage as error:
+        self._faults.meet(error, self._dataset.where(index))
+        continue
+      return self._dataset.label(index)
+    raise UndecodableImage(
+      f'{self._dataset.name}: none of the {len(self._indices)} images of the slice can be decoded'
+    )
+
+  def weight(self, position: int) -> float:
+    return _rng(self._mix, position).beta(self._mixup, self._mixup)
+
+
+def _rng(key: np.uint64, position: int) -> np.random.Generator:
+  # Philox is a function of key and counter: no state is carried from one example to the next.
+  return np.random.Generator(np.random.Philox(key=np.array([key, position], np.uint64)))
+
+
+def _mix(image: np.ndarray, label: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
+  """Mixes rows 2k and 2k+1, each by its own weight."""
+  other = np.arange(len(label)) ^ 1
+  share = weight[:, None, None, None]
+  mixed = share * image + (1 - share) * image[other]
+  return {
+    'image': np.rint(mixed).astype(np.uint8),
+    'label': label,
+    'partner': label[other],
+    'weight': weight,
+  }
+
+
+def _block(batch_size: int, shard: tuple[int, int]) -> range:
+  """The rows of every batch that this host makes."""
+  index, number = shard
+  if not 0 <= index < number:
+    raise ValueError(f'shard {index} of {number} does not exist')
+  if batch_size < 1 or batch_size % number:
+    raise ValueError(f'a batch of {batch_size} cannot be shared equally by {number} hosts')
+  part = batch_size // number
+  return range(index * part, (index + 1) * part)
+
+
+def _checked(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
+  indices = np.asarray(indices)
+  if not indices.size:
+    raise ValueError(f'{dataset.name}: the slice holds no image')
+  if indices.min() < 0 or indices.max() >= len(dataset):
+    raise ValueError(
+      f'{dataset.name}: index {indices.min() if indices.min() < 0 else indices.max()} is outside'
+      f' its {len(dataset)} images'
+    )
+  return indices
+
+
+def _threads(datasets: Sequence[Dataset]) -> int:
+  # Decoding leaves the interpreter to other threads; copying arrays does not, and many would fight.
+  return 1 if all(dataset.in_memory for dataset in datasets) else min(os.cpu_count() or 1, 16)
+
+
+def _stream(
+  make: Callable[[Sequence, int], dict[str, np.ndarray]],
+  rows: Sequence,
+  shape: tuple[int, ...],
+  start_step: int,
+  num_steps: int,
+  threads: int,
+) -> Iterator[dict[str, np.ndarray]]:
+  """Makes chunks of rows in threads, ahead of time, and joins those of one step."""
+  chunks = [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
+
+  def chunk(number: int) -> dict[str, np.ndarray]:
+    step, part = divmod(number, len(chunks))
+    return make(chunks[part], step)
+
+  def join(parts: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {
+      key: np.concatenate([part[key] for part in parts]).reshape(shape + first.shape[1:])
+      for key, first in parts[0].items()
+    }
+
+  dataset = grain.MapDataset.range(
+    start_step * len(chunks), (start_step + num_steps) * len(chunks)
+  ).map(chunk)
+  # Two steps ahead: one being copied to the device, one being made.
+  ahead = max(2 * len(chunks), threads)
+  stream = dataset.to_iter_dataset(grain.ReadOptions(threads, ahead))
+  return iter(stream.batch(len(chunks), batch_fn=join))

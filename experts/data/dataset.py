@@ -1,0 +1,165 @@
+"""Random-access labelled images: the one form that every source of data takes."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+
+
+class UndecodableImage(ValueError):
+  """The bytes of an image cannot be decoded; the message names the file or index."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+  """The labelled images of one split, by index.
+
+  Attributes:
+    name: what messages call it, e.g. 'images:flowers5.tar.gz train'.
+    class_names: the names of the classes, in label order; the same in every split of a source.
+    size: number of images.
+    read_image: index -> uint8 [H, W, 3] RGB. Called from several threads.
+    read_labels: () -> int [size]; called once, on first use, and without decoding images.
+    describe: index -> the file, or the index, for messages.
+    edges: the (child, parent) names of the is-a graph over the classes, empty where there is none.
+    in_memory: reading an image costs next to nothing.
+  """
+
+  name: str
+  class_names: tuple[str, ...]
+  size: int
+  read_image: Callable[[int], np.ndarray]
+  read_labels: Callable[[], np.ndarray]
+  describe: Callable[[int], str]
+  edges: tuple[tuple[str, str], ...] = ()
+  in_memory: bool = False
+
+  def __len__(self) -> int:
+    return self.size
+
+  @functools.cached_property
+  def labels(self) -> np.ndarray:
+    """The label of every image, int32 [size]."""
+    labels = np.ascontiguousarray(self.read_labels(), dtype=np.int32)
+    labels.setflags(write=False)
+    return labels
+
+  @property
+  def num_classes(self) -> int:
+    return len(self.class_names)
+
+  def image(self, index: int) -> np.ndarray:
+    """Decodes one image to uint8 [H, W, 3] RGB; raises UndecodableImage."""
+    return self.read_image(int(index))
+
+  def label(self, index: int) -> int:
+    return int(self.labels[index])
+
+  def where(self, index: int) -> str:
+    return self.describe(int(index))
+
+
+def from_arrays(
+  name: str,
+  images: np.ndarray,
+  labels: np.ndarray,
+  class_names: tuple[str, ...],
+  edges: tuple[tuple[str, str], ...] = (),
+) -> Dataset:
+  """A data set held in memory.
+
+  Args:
+    name: what messages call it.
+    images: uint8 [N, H, W, 3] RGB.
+    labels: int [N], in [0, len(class_names)).
+    class_names: the classes in label order.
+    edges: (child, parent) names of the is-a graph.
+
+  Raises:
+    ValueError: images are not uint8 [N, H, W, 3], or a label has no class.
+  """
+  if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3:
+    raise ValueError(
+      f'{name}: images must be uint8 [N, H, W, 3], not {images.dtype} {images.shape}'
+    )
+  if len(images) != len(labels):
+    raise ValueError(f'{name}: {len(images)} images but {len(labels)} labels')
+  bad = np.flatnonzero((labels < 0) | (labels >= len(class_names)))
+  if bad.size:
+    raise ValueError(
+      f'{name}: image {bad[0]} has label {labels[bad[0]]}, outside 0..{len(class_names) - 1}'
+    )
+  return Dataset(
+    name=name,
+    class_names=class_names,
+    size=len(images),
+    read_image=lambda index: images[index],
+    read_labels=lambda: labels,
+    describe=lambda index: f'image {index} of {name}',
+    edges=edges,
+    in_memory=True,
+  )
+
+
+def decode(data: bytes, where: str) -> np.ndarray:
+  """Decodes a compressed image of any depth and colour model.
+
+  Grey, palette, alpha, CMYK and 16-bit images all become 8-bit RGB (alpha is dropped). The
+  orientation tag is ignored, as TensorFlow's decoders do, so that pixels are those the published
+  models were measured on.
+
+  Args:
+    data: the file's bytes.
+    where: the file's name or index, for the message.
+
+  Returns:
+    uint8 [H, W, 3] RGB.
+
+  Raises:
+    UndecodableImage: the bytes are no complete image of a known format.
+  """
+  image = None
+  if data:
+    try:
+      image = cv2.imdecode(
+        np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+      )
+    except cv2.error:  # e.g. a header that claims an image too large to allocate
+      image = None
+  if image is None:
+    raise UndecodableImage(
+      f'{where}: cannot be decoded as an image ({len(data)} bytes): repair or remove it,'
+      " or choose the policy 'skip'"
+    )
+  return image
+
+
+def check_task(dataset: Dataset, needed: int) -> None:
+  """Refuses data on which a task cannot be trained.
+
+  Args:
+    dataset: the training split.
+    needed: the images that the protocol takes from it.
+
+  Raises:
+    ValueError: one class only, a class without an image, or fewer images than needed.
+  """
+  if dataset.num_classes < 2:
+    raise ValueError(
+      f'{dataset.name}: one class only ({", ".join(dataset.class_names) or "none"}):'
+      ' a task needs at least two'
+    )
+  empty = np.flatnonzero(np.bincount(dataset.labels, minlength=dataset.num_classes) == 0)
+  if empty.size:
+    names = ', '.join(repr(dataset.class_names[label]) for label in empty[:5])
+    more = f' and {empty.size - 5} more' if empty.size > 5 else ''
+    raise ValueError(
+      f'{dataset.name}: no image of class {names}{more}: add images, or remove the empty class'
+    )
+  if len(dataset) < needed:
+    raise ValueError(
+      f'{dataset.name}: {len(dataset)} images, but the split needs {needed}:'
+      ' add images, or ask for a smaller split'
+    )

@@ -1,0 +1,166 @@
+"""Data sets prepared with TensorFlow Datasets, read at random without TensorFlow."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from experts.data.dataset import Dataset, UndecodableImage, decode
+
+Example = Mapping[str, Any]
+
+
+def open_prepared(name: str, split: str, data_dir: str = '') -> Dataset:
+  """Opens a split of any TFDS image classification data set.
+
+  Args:
+    name: NAME[/CONFIG][:VERSION], as TFDS writes it.
+    split: a split expression, such as 'train[:800]'.
+    data_dir: where TFDS keeps prepared data; empty: its own default.
+
+  Raises:
+    FileNotFoundError: the data set is not prepared; the message says how to.
+    ValueError: an unknown data set or split, or one without an image or a label.
+  """
+  builder = load_builder(name, data_dir)
+  image_key, label_key = _keys(builder)
+  feature = builder.info.features[label_key]
+  return read(
+    builder,
+    split,
+    f'tfds:{name} {split}',
+    tuple(feature.int2str(label) for label in range(feature.num_classes)),
+    image_of=lambda example, where: rgb(example[image_key], where),
+    label_of=lambda example: int(example[label_key]),
+  )
+
+
+def rgb(value: bytes | np.ndarray, where: str) -> np.ndarray:
+  """An image of an example, compressed or uint8 [H, W, 1 or 3], as uint8 [H, W, 3] RGB."""
+  if isinstance(value, bytes):
+    return decode(value, where)
+  if value.dtype != np.uint8 or value.ndim != 3 or value.shape[-1] not in (1, 3):
+    raise UndecodableImage(f'{where}: {value.dtype} {value.shape} is no 8-bit grey or RGB image')
+  return value if value.shape[-1] == 3 else np.repeat(value, 3, axis=-1)
+
+
+def read(
+  builder: 'tfds.core.DatasetBuilder',
+  split: str,
+  name: str,
+  class_names: tuple[str, ...],
+  image_of: Callable[[Example, str], np.ndarray],
+  label_of: Callable[[Example], int],
+) -> Dataset:
+  """Makes a `Dataset` of a prepared split.
+
+  Args:
+    builder: of the TFDS data set.
+    split: a split expression.
+    name: for messages.
+    class_names: names of the classes in label order.
+    image_of: (example, what messages call it) -> uint8 [H, W, 3] RGB.
+    label_of: example -> its class.
+
+  Raises:
+    FileNotFoundError: the data set is not prepared.
+    ValueError: no such split.
+  """
+  source = _source(builder, split)
+  where = lambda index: f'example {index} of {name}'
+  return Dataset(
+    name=name,
+    class_names=class_names,
+    size=len(source),
+    read_image=lambda index: image_of(source[index], where(index)),
+    read_labels=lambda: np.array([label_of(source[i]) for i in range(len(source))], np.int64),
+    describe=where,
+  )
+
+
+def load_builder(name: str, data_dir: str) -> 'tfds.core.DatasetBuilder':
+  try:
+    return tfds.builder(name, data_dir=data_dir or None, file_format='array_record', try_gcs=False)
+  except tfds.core.DatasetNotFoundError as error:
+    known = tfds.list_builders(with_community_datasets=False)
+    base = name.partition(':')[0].partition('/')[0]
+    near = ', '.join(difflib.get_close_matches(base, known, 3)) or 'none is similar'
+    raise ValueError(f'TFDS knows no data set {name!r}; the nearest: {near}') from error
+  except (ValueError, AssertionError) as error:
+    if 'match the file formats' in str(error):
+      raise FileNotFoundError(
+        f'tfds:{name} is prepared, but not as array_record, which random access needs;'
+        f' into another data_dir, {_command(name, "ANOTHER_DATA_DIR")}'
+      ) from error
+    raise ValueError(f'tfds:{name}: {_first_line(error)}') from error
+
+
+def _source(builder: 'tfds.core.DatasetBuilder', split: str) -> Sequence[Example]:
+  try:
+    source = builder.as_data_source(split=split)
+  except Exception as error:  # TFDS raises many kinds
+    if not builder.is_prepared():
+      raise FileNotFoundError(how_to_prepare(builder)) from error
+    raise ValueError(
+      f'{builder.info.full_name}: no split {split!r}; it has {", ".join(builder.info.splits)}'
+      f' ({_first_line(error)})'
+    ) from error
+  # Images are decoded here, once asked for. Set after opening, because given to `as_data_source`
+  # it makes `tfds.testing.mock_data` encode images, for which it imports TensorFlow.
+  source.decoders = {
+    key: tfds.decode.SkipDecoding()
+    for key, feature in builder.info.features.items()
+    if isinstance(feature, tfds.features.Image)
+  }
+  return source
+
+
+def how_to_prepare(builder: 'tfds.core.DatasetBuilder') -> str:
+  """One line: what to run to prepare a data set, and how large it is."""
+  manual = getattr(builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None)
+  first = ' download it by hand as its TFDS page says into downloads/manual, then' if manual else ''
+  folder = str(builder.data_dir).removesuffix(f'/{builder.info.full_name}')
+  command = _command(':'.join(builder.info.full_name.rsplit('/', 1)), folder)
+  return f'{builder.info.full_name} is not prepared ({_size(builder)});{first} {command}'
+
+
+def _command(name: str, data_dir: str) -> str:
+  # Not `tfds build`, which wants apache_beam, needed by nothing else here.
+  return (
+    'run: python -c "import tensorflow_datasets as tfds;'
+    f" tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
+    '.download_and_prepare()"'
+  )
+
+
+def _size(builder: 'tfds.core.DatasetBuilder') -> str:
+  try:
+    files = sum(info.size or 0 for info in builder.url_infos.values())
+  except (ImportError, OSError, ValueError):  # no checksums are registered with this TFDS
+    files = 0
+  if not files:
+    return 'TFDS does not know its size'
+  # The registered files are those of all configurations and mirrors.
+  return f'at most {files / 2**30:.2f} GiB to download, and roughly as much once prepared'
+
+
+def _keys(builder: 'tfds.core.DatasetBuilder') -> tuple[str, str]:
+  features = dict(builder.info.features)
+  if builder.info.supervised_keys and len(builder.info.supervised_keys) == 2:
+    image, label = builder.info.supervised_keys
+  else:
+    image, label = 'image', 'label'
+  if not isinstance(features.get(image), tfds.features.Image) or not isinstance(
+    features.get(label), tfds.features.ClassLabel
+  ):
+    raise ValueError(
+      f'{builder.info.full_name}: no image with one class label; its features are'
+      f' {", ".join(features)}'
+    )
+  return image, label
+
+
+def _first_line(error: BaseException) -> str:
+  return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,84 @@
+"""Slices: the parts of the upstream data on which the experts are trained ([EXP §4])."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from experts.data.hierarchy import Hierarchy
+
+
+def counts(labels: np.ndarray, hierarchy: Hierarchy) -> np.ndarray:
+  """Number of images of every node, its descendants' included; int64 [num_nodes]."""
+  leaves = np.bincount(labels, minlength=hierarchy.num_leaves)
+  return leaves @ hierarchy.multi_hot.astype(np.int64)
+
+
+def indices(labels: np.ndarray, hierarchy: Hierarchy, node: str) -> np.ndarray:
+  """The images of a node and of all below it.
+
+  Args:
+    labels: int [N], the class of every image.
+    hierarchy: the classes' hierarchy.
+    node: name of a class or of an ancestor.
+
+  Returns:
+    Ascending int64 indices into the data set.
+
+  Raises:
+    ValueError: an unknown node, or one without an image.
+  """
+  member = hierarchy.multi_hot[:, hierarchy.index(node)]
+  chosen = np.flatnonzero(member[labels])
+  if not chosen.size:
+    raise ValueError(f'the slice {node!r} holds no image: choose another node, or add images')
+  return chosen
+
+
+def largest(
+  labels: np.ndarray,
+  hierarchy: Hierarchy,
+  number: int,
+  *,
+  least: int = 1,
+  most_share: float = 1.0,
+  nodes: Sequence[str] = (),
+) -> dict[str, np.ndarray]:
+  """The slices of the experts: those of the nodes with most images, unless named.
+
+  Args:
+    labels: int [N], the class of every image.
+    hierarchy: the classes' hierarchy.
+    number: how many slices. Nodes that hold the very same images count once, by their most
+      specific name.
+    least: least number of images; a small slice makes an expert worse than the baseline.
+    most_share: largest share of all images a slice may hold, so that no expert is the baseline
+      again. A node with all the images is never chosen, whatever this says.
+    nodes: take exactly these, in this order, instead.
+
+  Returns:
+    Node name -> ascending int64 indices, largest slice first (ties in node order).
+
+  Raises:
+    ValueError: fewer nodes fit than asked for, an unknown node, or a slice without an image.
+  """
+  if nodes:
+    return {node: indices(labels, hierarchy, node) for node in nodes}
+  size = counts(labels, hierarchy)
+  fits = (size >= max(least, 1)) & (size < len(labels)) & (size <= most_share * len(labels))
+  present = np.bincount(labels, minlength=hierarchy.num_leaves) > 0
+  depth = np.array([len(above) for above in hierarchy.ancestors])
+  deepest: dict[bytes, int] = {}
+  for node in np.flatnonzero(fits):
+    images = (hierarchy.multi_hot[:, node] & present).tobytes()
+    other = deepest.get(images)
+    if other is None or depth[node] > depth[other]:
+      deepest[images] = int(node)
+  chosen = sorted(deepest.values(), key=lambda node: (-size[node], node))[:number]
+  if len(chosen) < number:
+    raise ValueError(
+      f'{number} slices were asked for, but only {len(chosen)} differing ones of the {len(size)} nodes hold'
+      f' between {least} images and {most_share:.0%} of all {len(labels)}:'
+      ' ask for fewer, or lower the least size'
+    )
+  names = [hierarchy.nodes[node] for node in chosen]
+  return {name: indices(labels, hierarchy, name) for name in names}

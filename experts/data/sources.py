@@ -1,0 +1,52 @@
+"""Opens a split of labelled images by a short specification."""
+
+import difflib
+import os
+
+from experts.data.dataset import Dataset, UndecodableImage, check_task, decode, from_arrays
+
+__all__ = ['Dataset', 'UndecodableImage', 'check_task', 'decode', 'from_arrays', 'open_dataset']
+
+
+def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
+  """Opens one split of a data set.
+
+  Args:
+    spec: 'images:PATH' (a folder or .tar[.gz] of split/class/file), 'tfds:NAME[/CONFIG][:VERSION]',
+      'vtab:TASK' or 'glyphs:SET'.
+    split: a split that the source has; TFDS split expressions such as 'train[:800]' with TFDS.
+    data_dir: where a relative PATH starts, and where TFDS looks for prepared data (empty: the
+      working folder, and TFDS's own default).
+
+  Returns:
+    The split.
+
+  Raises:
+    FileNotFoundError: the folder or archive is missing, or the TFDS data set is not prepared.
+    ValueError: an unknown scheme, name or split; the message lists the known ones.
+  """
+  scheme, _, name = spec.partition(':')
+  # Imported where used: TFDS and Matplotlib cost seconds that the other sources need not pay.
+  if scheme == 'images':
+    from experts.data import image_files
+
+    return image_files.open_images(os.path.join(data_dir, os.path.expanduser(name)), split)
+  if scheme == 'tfds':
+    from experts.data import prepared
+
+    return prepared.open_prepared(name, split, data_dir)
+  if scheme == 'vtab':
+    from experts.data import vtab
+
+    return vtab.open_task(name, split, data_dir)
+  if scheme == 'glyphs':
+    from experts.data import glyphs
+
+    return glyphs.open_glyphs(name, split)
+  known = ('images', 'tfds', 'vtab', 'glyphs')
+  near = difflib.get_close_matches(scheme, known, 1)
+  hint = f' (did you mean {near[0]}:?)' if near else ''
+  raise ValueError(
+    f'{spec!r}: unknown kind of data set {scheme!r}{hint};'
+    ' known are images:PATH, tfds:NAME, vtab:TASK, glyphs:SET'
+  )
