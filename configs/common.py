@@ -1,0 +1,137 @@
+"""The defaults of every field; the other configs change what they need.
+
+Not to be run by itself. What each field means is said here once; which values it takes, in experts/config.py.
+"""
+
+import ml_collections
+
+
+def training(**changes):
+  """How one phase trains, with the settings that the papers share."""
+  fields = {
+    'batch_size': 512,
+    # '900 steps', '30 epochs' or '1e6 examples'.
+    'duration': '2500 steps',
+    # For a batch of 256; scaled with the batch.
+    'learning_rate': 0.03,
+    'momentum': 0.9,
+    # On kernels only.
+    'weight_decay': 0.0,
+    # '500 steps' or '5 %' of the duration: linear from 0.
+    'warmup': '5 %',
+    # The learning rate falls to a tenth at each of these fractions of the duration.
+    'decay_at': (1 / 3, 2 / 3, 5 / 6),
+    # α of mixup's Beta(α, α); 0 is off.
+    'mixup': 0.0,
+    # 'inception', 'random' (of size, out of the image at resize) or 'none'.
+    'crop': 'none',
+    'flip': False,
+  }
+  return {**fields, **changes}
+
+
+def get_config():
+  return ml_collections.ConfigDict(
+    {
+      'seed': 0,
+      'phases': ('upstream', 'experts', 'select', 'transfer', 'report'),
+      # Where relative paths of 'images:' data and prepared TFDS data are; empty is the working folder, or TFDS's default.
+      'data_dir': '',
+      # A pool.json to choose from; empty is the workdir's own.
+      'pool': '',
+      'model': {
+        'depth': 50,
+        'width': 1.0,
+        # 'imagenet' is BiT's; 'small' is for images of about 32 pixels.
+        'root': 'imagenet',
+        # 'auto': bfloat16 on TPU and GPU, float32 on CPU.
+        'dtype': 'auto',
+      },
+      'image': {
+        'size': 224,
+        # Before the central crop of evaluation and the random crop of training.
+        'resize': 224,
+        # An image that cannot be decoded: 'raise', or 'skip' and count.
+        'undecodable': 'raise',
+      },
+      'run': {
+        'log_every': 50,
+        'checkpoint_every': 500,
+        'keep_checkpoints': 2,
+        'evaluation_batch': 256,
+        'tensorboard': True,
+      },
+      'upstream': training(
+        # 'tfds:NAME', 'images:PATH' (a folder or tar of split/class/file) or 'glyphs:upstream'.
+        data='glyphs:upstream',
+        train='train',
+        test='test',
+        # An .npz of this program, or a BiT-*.npz, to start from.
+        init_from='',
+        batch_size=4096,
+        duration='90 epochs',
+        weight_decay=1e-3,
+        warmup='5000 steps',
+        crop='inception',
+        flip=True,
+      ),
+      'experts': {
+        'kinds': ('full', 'adapter'),
+        # The nodes of the hierarchy with most images, or exactly those named.
+        'count': 50,
+        'nodes': (),
+        # A small slice makes an expert that is worse than the baseline; a large one, the baseline again.
+        'min_images': 1000,
+        'max_share': 1.0,
+        'full': training(
+          batch_size=1024,
+          duration='2 epochs',
+          learning_rate=1e-4,
+          weight_decay=1e-3,
+          crop='inception',
+          flip=True,
+        ),
+        'adapter': training(
+          batch_size=1024,
+          duration='4 epochs',
+          learning_rate=1e-1,
+          weight_decay=1e-3,
+          crop='inception',
+          flip=True,
+        ),
+      },
+      'tasks': {},
+      'select': {'strategy': 'knn'},
+      # VTAB-1k's sweep (EXP §E.2).
+      'transfer': {
+        # 'all' models of the pool (so that the best by hindsight is known), or the 'chosen' and the baseline.
+        'models': 'chosen',
+        'learning_rates': (0.1, 0.01),
+        'durations': ('2500 steps', '10000 steps'),
+        # From as many seeds, on all images, with the best of the sweep.
+        'retrains': 3,
+        **{
+          name: value
+          for name, value in training(
+            batch_size=512, warmup='8 %', decay_at=(1 / 3, 2 / 3, 9 / 10)
+          ).items()
+          if name not in ('learning_rate', 'duration')
+        },
+      },
+    }
+  )
+
+
+def task(data, train='train', test='test', **changes):
+  """A task: 1,000 images to train on, 200 of them to choose by."""
+  fields = {
+    'data': data,
+    'train': train,
+    # Empty: test_images are held out of the training split.
+    'test': test,
+    # 0 is all.
+    'train_images': 1000,
+    'validation_images': 200,
+    'test_images': 0,
+  }
+  return {**fields, **changes}

@@ -1,0 +1,32 @@
+"""The whole method in a few minutes on two CPU cores, with nothing downloaded.
+
+python main.py --config=configs/quickstart.py --workdir=runs/quickstart
+"""
+
+from configs import common
+
+
+def get_config():
+  config = common.get_config()
+  config.model.update(depth=14, width=0.25, root='small')
+  config.image.update(size=32, resize=32)
+  config.run.update(log_every=20, checkpoint_every=200)
+  # Glyphs: the data varies place, angle, colour and background by itself, and a mirrored letter is another one.
+  small = {
+    'batch_size': 128,
+    'weight_decay': 1e-4,
+    'crop': 'none',
+    'flip': False,
+    'warmup': '50 steps',
+  }
+  config.upstream.update(small, duration='900 steps', learning_rate=0.2)
+  config.experts.update(count=4, min_images=1500, max_share=0.2)
+  config.experts.full.update(small, duration='150 steps', learning_rate=0.05, warmup='10 %')
+  config.experts.adapter.update(small, duration='150 steps', learning_rate=0.2, warmup='10 %')
+  config.tasks = {
+    name: common.task(f'glyphs:{name}') for name in ('digits', 'alphabet', 'orientation')
+  }
+  config.transfer.update(
+    models='all', batch_size=64, durations=('50 steps',), learning_rates=(0.2, 0.05), retrains=2
+  )
+  return config

@@ -1,0 +1,168 @@
+"""Start-up: the config checked, the chain of phases run, each at most once for a workdir."""
+
+import json
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+import jax
+import ml_collections
+from absl import flags, logging
+
+from experts import config as configs
+from experts.training.board import Board
+
+# Phase -> the fields of the config that its results depend on (those of the phases before it included).
+_INPUTS = {}
+_SO_FAR = ['seed', 'model', 'image']
+for _phase, _fields in {
+  'upstream': ['upstream'],
+  'experts': ['experts'],
+  'select': ['pool', 'tasks', 'select'],
+  'transfer': ['transfer'],
+  'report': [],
+}.items():
+  _SO_FAR = [*_SO_FAR, *_fields]
+  _INPUTS[_phase] = tuple(_SO_FAR)
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; an override of a field that no config has ends in one line, not in a traceback."""
+  try:
+    return flags.FLAGS(argv)
+  except (flags.Error, AttributeError, KeyError, TypeError, ImportError, OSError) as error:
+    print(f'error: {_explain(argv, error)}', file=sys.stderr)
+    sys.exit(1)
+
+
+def main(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Runs the config's phases in order.
+
+  A phase that has finished here for the same config is skipped. Errors that a user can mend end the program with one
+  line and code 1.
+  """
+  try:
+    run(config, workdir)
+  except (ValueError, OSError, FloatingPointError) as error:
+    logging.debug('failed', exc_info=True)
+    print(f'error: {error}', file=sys.stderr)
+    sys.exit(1)
+
+
+def run(config: ml_collections.ConfigDict, workdir: str) -> None:
+  """Like `main`, but raises.
+
+  Raises:
+    ValueError: the config is invalid, the workdir was made by another one, or the data does not serve.
+    OSError: something cannot be read or written.
+    FloatingPointError: a loss is not finite.
+  """
+  configs.validate(config)
+  _quiet_orbax()
+  workdir = os.path.abspath(os.path.expanduser(workdir))
+  _make_writable(workdir)
+  for phase in config.phases:
+    _refuse_other_config(config, workdir, phase)
+  with Board(f'{workdir}/tensorboard', enabled=config.run.tensorboard) as board:
+    for phase in config.phases:
+      _run_phase(config, workdir, phase, board)
+
+
+def _run_phase(config, workdir, phase, board):
+  record = _read_record(workdir, phase)
+  if record.get('finished'):
+    logging.info('%s: finished here before, for the same config; skipped', phase)
+    return
+  _write_record(workdir, phase, {'config': _inputs(config, phase), 'finished': False})
+  started = time.monotonic()
+  # Imported where used: a phase that does not run need not load what it needs.
+  module = __import__(f'experts.phases.{phase}', fromlist=['run'])
+  module.run(config, workdir, board)
+  seconds = round(time.monotonic() - started, 1)
+  _write_record(
+    workdir,
+    phase,
+    {
+      'config': _inputs(config, phase),
+      'finished': True,
+      'seconds': seconds,
+      'jax': jax.__version__,
+      'devices': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
+    },
+  )
+  logging.info('%s: finished in %.0f s', phase, seconds)
+
+
+def _quiet_orbax():
+  # It logs twenty lines a save at the level at which this program says how training goes.
+  def own_or_serious(entry):
+    return entry.levelno >= 30 or 'orbax' not in entry.pathname
+
+  handler = logging.get_absl_handler()
+  if not handler.filters:
+    handler.addFilter(own_or_serious)
+
+
+def _make_writable(workdir):
+  try:
+    os.makedirs(f'{workdir}/phases', exist_ok=True)
+    probe = f'{workdir}/phases/.writable'
+    with open(probe, 'w'):
+      pass
+    os.remove(probe)
+  except OSError as error:
+    raise PermissionError(
+      f'cannot write to the workdir {workdir} ({error.strerror}); name another with --workdir'
+    ) from error
+
+
+def _inputs(config, phase):
+  fields = config.to_dict()
+  # What JSON gives back: tuples are lists there.
+  return json.loads(json.dumps({name: fields[name] for name in _INPUTS[phase]}))
+
+
+def _refuse_other_config(config, workdir, phase):
+  record = _read_record(workdir, phase)
+  if not record:
+    return
+  before, now = configs.leaves(record['config']), configs.leaves(_inputs(config, phase))
+  differing = [
+    f'{name} (was {before.get(name)!r}, is {now.get(name)!r})'
+    for name in sorted({*before, *now})
+    if before.get(name) != now.get(name)
+  ]
+  if differing:
+    raise ValueError(
+      f'{workdir} holds the phase {phase!r} of another config; these fields differ: {", ".join(differing)}. '
+      'Take another --workdir, or the old values'
+    )
+
+
+def _record_path(workdir, phase):
+  return f'{workdir}/phases/{phase}.json'
+
+
+def _read_record(workdir, phase):
+  try:
+    with open(_record_path(workdir, phase)) as file:
+      return json.load(file)
+  except FileNotFoundError:
+    return {}
+
+
+def _write_record(workdir, phase, record):
+  path = _record_path(workdir, phase)
+  with open(f'{path}.tmp', 'w') as file:
+    json.dump(record, file, indent=2, ensure_ascii=False)
+  os.replace(f'{path}.tmp', path)
+
+
+def _explain(argv, error):
+  """Says which override names no field; other errors speak for themselves."""
+  paths = [arg.lstrip('-').split('=')[0] for arg in argv if arg.lstrip('-').startswith('config.')]
+  for path in (p.removeprefix('config.') for p in paths):
+    if not configs.is_field(path):
+      return configs.unknown_field(path, list(configs.leaves(configs.SCHEMA)))
+  return str(error) or type(error).__name__

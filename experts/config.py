@@ -1,0 +1,241 @@
+"""What a valid config is: each field's type and range, checked before anything starts.
+
+`SCHEMA` mirrors the nesting of a config. A leaf is a `Field`; a dict is a section; `Each(schema)` is a section
+whose keys the user chooses (the tasks). The defaults live in `configs/common.py`, so a field that is missing here
+or there is found by the first test that loads a config.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ml_collections
+
+from experts.training import optim
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+  """One leaf of a config: its type, the values it accepts, and what to say of others."""
+
+  kind: type
+  accepts: Callable[[Any], bool] = lambda value: True
+  rule: str = ''
+
+
+@dataclasses.dataclass(frozen=True)
+class Each:
+  """A section with keys of the user's choice, all of one schema."""
+
+  schema: Mapping[str, Any]
+
+
+def integer(low: int) -> Field:
+  return Field(int, lambda v: v >= low, f'a whole number of at least {low}')
+
+
+def number(low: float, high: float = float('inf')) -> Field:
+  return Field(float, lambda v: low <= v <= high, f'a number from {low:g} to {high:g}')
+
+
+def positive() -> Field:
+  return Field(float, lambda v: v > 0, 'a number above 0')
+
+
+def choice(*options: str) -> Field:
+  return Field(str, lambda v: v in options, 'one of ' + ', '.join(map(repr, options)))
+
+
+def some_of(*options: str) -> Field:
+  return Field(
+    tuple,
+    lambda v: len(set(v)) == len(v) and set(v) <= set(options),
+    'distinct values of ' + ', '.join(map(repr, options)),
+  )
+
+
+def numbers(low: float, high: float) -> Field:
+  return Field(
+    tuple,
+    lambda v: all(isinstance(x, (int, float)) and low < x <= high for x in v),
+    f'numbers above {low:g} and up to {high:g}',
+  )
+
+
+def duration(*units: str) -> Field:
+  def accepts(value: str) -> bool:
+    try:
+      return optim.parse_duration(value)[1] in units
+    except ValueError:
+      return False
+
+  return Field(str, accepts, f"a number and a unit ({', '.join(units)}), such as '30 {units[0]}'")
+
+
+STR = Field(str)
+BOOL = Field(bool)
+
+# How one training phase trains. Learning rates are for a batch of 256 and scale with the batch (protocol, upstream).
+TRAINING = {
+  'batch_size': integer(1),
+  'duration': duration('steps', 'epochs', 'examples'),
+  'learning_rate': positive(),
+  'momentum': number(0, 0.9999),
+  'weight_decay': number(0),
+  'warmup': duration('steps', '%'),
+  'decay_at': numbers(0, 1),
+  'mixup': number(0),
+  'crop': choice('inception', 'random', 'none'),
+  'flip': BOOL,
+}
+
+SCHEMA = {
+  'seed': integer(0),
+  'phases': some_of('upstream', 'experts', 'select', 'transfer', 'report'),
+  'data_dir': STR,
+  'pool': STR,
+  'model': {
+    'depth': Field(int, lambda v: v in (14, 26, 50, 101, 152), '14, 26, 50, 101 or 152'),
+    'width': positive(),
+    'root': choice('imagenet', 'small'),
+    'dtype': choice('auto', 'float32', 'bfloat16'),
+  },
+  'image': {
+    'size': integer(8),
+    'resize': integer(8),
+    'undecodable': choice('raise', 'skip'),
+  },
+  'run': {
+    'log_every': integer(1),
+    'checkpoint_every': integer(1),
+    'keep_checkpoints': integer(1),
+    'evaluation_batch': integer(1),
+    'tensorboard': BOOL,
+  },
+  'upstream': {'data': STR, 'train': STR, 'test': STR, 'init_from': STR, **TRAINING},
+  'experts': {
+    'kinds': some_of('full', 'adapter'),
+    'count': integer(1),
+    'min_images': integer(1),
+    'max_share': number(0, 1),
+    'nodes': Field(tuple),
+    'full': TRAINING,
+    'adapter': TRAINING,
+  },
+  'tasks': Each(
+    {
+      'data': STR,
+      'train': STR,
+      'test': STR,
+      'train_images': integer(0),
+      'validation_images': integer(1),
+      'test_images': integer(0),
+    }
+  ),
+  'select': {'strategy': choice('knn')},
+  'transfer': {
+    'models': choice('all', 'chosen'),
+    'learning_rates': Field(
+      tuple,
+      lambda v: len(v) > 0 and all(isinstance(x, (int, float)) and x > 0 for x in v),
+      'at least one number above 0',
+    ),
+    'durations': Field(
+      tuple,
+      lambda v: len(v) > 0 and all(duration('steps', 'epochs', 'examples').accepts(x) for x in v),
+      "at least one number and unit, such as '2500 steps'",
+    ),
+    'retrains': integer(1),
+    **{k: v for k, v in TRAINING.items() if k not in ('learning_rate', 'duration')},
+  },
+}
+
+
+def validate(config: ml_collections.ConfigDict) -> None:
+  """Checks a config against `SCHEMA`.
+
+  Raises:
+    ValueError: one line that names the first unknown, missing or out-of-range field.
+  """
+  _validate_section(config.to_dict(), SCHEMA, '')
+  phases, needs = config.phases, {'experts': 'upstream', 'transfer': 'select', 'report': 'select'}
+  for phase, earlier in needs.items():
+    order_broken = (
+      phase in phases and earlier in phases and phases.index(phase) < phases.index(earlier)
+    )
+    if order_broken:
+      raise ValueError(f'config.phases: {earlier!r} must come before {phase!r}')
+  if not phases:
+    raise ValueError('config.phases is empty: name at least one phase')
+  if config.image.resize < config.image.size:
+    raise ValueError(
+      f'config.image.resize={config.image.resize} must be at least config.image.size={config.image.size}, '
+      'for the evaluation crops the second out of the first'
+    )
+
+
+def unknown_field(path: str, known: Sequence[str]) -> ValueError:
+  """The error for a field that no config has, with the nearest field that one has."""
+  near = difflib.get_close_matches(path, known, n=1, cutoff=0.0)
+  hint = f'; did you mean config.{near[0]}?' if near else ''
+  return ValueError(f'config.{path} is not a field{hint}')
+
+
+def is_field(path: str) -> bool:
+  """Whether some config has a field or section of this dotted path."""
+  rule = SCHEMA
+  for key in path.split('.'):
+    if isinstance(rule, Each):
+      rule = rule.schema
+    elif isinstance(rule, Mapping) and key in rule:
+      rule = rule[key]
+    else:
+      return False
+  return True
+
+
+def leaves(section: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Flattens nested mappings to {'upstream.batch_size': 128, …}."""
+  flat = {}
+  for key, value in section.items():
+    if isinstance(value, Mapping):
+      flat.update(leaves(value, f'{prefix}{key}.'))
+    else:
+      flat[f'{prefix}{key}'] = value
+  return flat
+
+
+def _validate_section(section: Mapping[str, Any], schema: Mapping[str, Any], prefix: str) -> None:
+  for key in section:
+    if key not in schema:
+      raise unknown_field(f'{prefix}{key}', [f'{prefix}{name}' for name in schema])
+  for key, rule in schema.items():
+    path = f'{prefix}{key}'
+    if key not in section:
+      raise ValueError(f'config.{path} is missing')
+    value = section[key]
+    if isinstance(rule, Field):
+      _validate_leaf(value, rule, path)
+      continue
+    if not isinstance(value, Mapping):
+      raise ValueError(f'config.{path}={value!r} must be a section with fields of its own')
+    if isinstance(rule, Each):
+      for name, part in value.items():
+        if not isinstance(part, Mapping):
+          raise ValueError(
+            f'config.{path}.{name}={part!r} must be a section with fields of its own'
+          )
+        _validate_section(part, rule.schema, f'{path}.{name}.')
+    else:
+      _validate_section(value, rule, f'{path}.')
+
+
+def _validate_leaf(value: Any, field: Field, path: str) -> None:
+  # An int is a fine float, but True is no number.
+  kinds = (int, float) if field.kind is float else (field.kind,)
+  if isinstance(value, bool) and field.kind is not bool or not isinstance(value, kinds):
+    rule = field.rule or f'of type {field.kind.__name__}'
+    raise ValueError(f'config.{path}={value!r} must be {rule}')
+  if not field.accepts(value):
+    raise ValueError(f'config.{path}={value!r} is out of range: it must be {field.rule}')

@@ -1,0 +1,95 @@
+"""Phase 2: train experts from the baseline, each on one node of the hierarchy (EXP §4)."""
+
+import jax
+import numpy as np
+from absl import logging
+
+from experts.data import slices
+from experts.models import resnet, weights
+from experts.phases import members, upstream
+from experts.selection import pool
+from experts.training import optim, population
+from experts.training.board import Board
+
+# Adapter experts share the backbone: that many at once make one large batch of it.
+_ADAPTERS_AT_ONCE = 8
+
+
+def run(config: members.Config, workdir: str, board: Board) -> None:
+  """Leaves weights/<kind>.<node>.npz for every expert, and adds them to pool.json."""
+  train, test, hierarchy = upstream.open_data(config)
+  chosen = slices.largest(
+    train.labels,
+    hierarchy,
+    config.experts.count,
+    least=config.experts.min_images,
+    most_share=config.experts.max_share,
+    nodes=config.experts.nodes,
+  )
+  logging.info(
+    'experts on %s', ', '.join(f'{node} ({len(index)} images)' for node, index in chosen.items())
+  )
+  model = members.make_model(config.model)
+  baseline = weights.load(f'{workdir}/weights/baseline.npz')
+  known = [m for m in pool.read(f'{workdir}/pool.json') if m.kind in ('random', 'baseline')]
+  for kind in config.experts.kinds:
+    trained = _train(config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen)
+    for i, (node, index) in enumerate(chosen.items()):
+      path = f'weights/{kind}.{_file_name(node)}.npz'
+      weights.save(f'{workdir}/{path}', members.unstack(trained, i))
+      shared = 'weights/baseline.npz' if kind == 'adapter' else None
+      known.append(
+        upstream.member(
+          workdir,
+          model,
+          f'{kind}:{node}',
+          kind,
+          path,
+          config.upstream.data,
+          node,
+          len(index),
+          shared,
+        )
+      )
+  settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
+  pool.write(f'{workdir}/pool.json', known, settings)
+
+
+def _train(config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen):
+  section = config.experts[kind]
+  # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
+  steps = optim.steps(section.duration, section.batch_size, len(train))
+  if kind == 'full':
+    trainable, frozen = population.repeat(baseline, len(chosen)), {}
+  else:
+    keys = [jax.random.key(members.seed_of(config, 'adapter', node)) for node in chosen]
+    fresh = [jax.device_get(resnet.init_adapter(model, key)) for key in keys]
+    trainable, frozen = {'adapter': population.stack(fresh)}, baseline
+
+  def evaluate(mesh, trained):
+    measure = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), frozen)
+    return {'test_accuracy': measure(trained, test, np.arange(len(test)))}
+
+  streams = [
+    members.Stream(node, train, index, members.seed_of(config, 'expert', node))
+    for node, index in chosen.items()
+  ]
+  state = members.train(
+    config,
+    section,
+    board,
+    f'experts/{kind}',
+    streams,
+    trainable,
+    frozen,
+    members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
+    steps,
+    members_at_once=1 if kind == 'full' else _ADAPTERS_AT_ONCE,
+    folder=f'{workdir}/experts/{kind}',
+    evaluate=evaluate,
+  )
+  return population.fetch(state.trained)
+
+
+def _file_name(node: str) -> str:
+  return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in node)

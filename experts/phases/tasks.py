@@ -1,0 +1,93 @@
+"""The tasks of a config: which images train, validate and test."""
+
+import dataclasses
+
+import ml_collections
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from experts.data import sources
+from experts.data.dataset import Dataset
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """A labelled set of few images to transfer to.
+
+  Attributes:
+    name: key of the task in the config.
+    train: data set of the images that may be trained on.
+    fit: indices into `train`, for the sweep to train on.
+    validation: indices into `train`, for the sweep to choose by.
+    test: data set of the images that count.
+    test_indices: indices into `test`.
+  """
+
+  name: str
+  train: Dataset
+  fit: np.ndarray
+  validation: np.ndarray
+  test: Dataset
+  test_indices: np.ndarray
+
+  @property
+  def all(self) -> np.ndarray:
+    """Fit and validation images: what selection sees and the retrained model learns from."""
+    return np.concatenate([self.fit, self.validation])
+
+  @property
+  def labels(self) -> np.ndarray:
+    return self.train.labels[self.all]
+
+
+def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -> Task:
+  """Opens a task and splits its training images.
+
+  VTAB tasks keep the order and the split of the protocol (§5). Others are shuffled by `seed` and split with every class
+  in proportion. Without a test split, the last `test_images` of the training images are held out.
+
+  Raises:
+    ValueError: a class without images, one class only, or fewer images than the splits need; names the task.
+  """
+  train = sources.open_dataset(task.data, task.train, data_dir)
+  held_out = 0 if task.test else task.test_images
+  if not task.test and not held_out:
+    raise ValueError(
+      f'config.tasks.{name}: there is no test split; name one (test) or say how many images to hold out (test_images)'
+    )
+  number = task.train_images or len(train) - held_out
+  sources.check_task(train, number + held_out)
+  if number <= task.validation_images:
+    raise ValueError(
+      f'config.tasks.{name}: {task.validation_images} validation images leave none of {number} to train on'
+    )
+  if task.data.startswith('vtab:'):
+    fit, validation = np.split(np.arange(number), [number - task.validation_images])
+    rest = np.arange(0)
+  else:
+    chosen, rest = _split(name, train, np.arange(len(train)), number, seed)
+    fit, validation = _split(name, train, chosen, number - task.validation_images, seed)
+  if not task.test:
+    _, test_indices = _split(name, train, rest, len(rest) - held_out, seed)
+    return Task(name, train, fit, validation, train, np.sort(test_indices))
+  test = sources.open_dataset(task.data, task.test, data_dir)
+  test_indices = np.arange(len(test))
+  if task.test_images and task.test_images < len(test):
+    test_indices, _ = _split(name, test, test_indices, task.test_images, seed)
+  return Task(name, train, fit, validation, test, np.sort(test_indices))
+
+
+def _split(name: str, dataset: Dataset, indices: np.ndarray, first: int, seed: int):
+  """Two disjoint parts, the first of `first` images, each with the classes in proportion."""
+  if first == len(indices):
+    return indices, indices[:0]
+  if first == 0:
+    return indices[:0], indices
+  labels = dataset.labels[indices]
+  smallest = min(first, len(indices) - first)
+  # Proportions need an image of every class on both sides; where a side is too small, chance decides.
+  counts = np.bincount(labels)
+  proportional = smallest >= len(counts[counts > 0]) and counts[counts > 0].min() >= 2
+  return train_test_split(
+    indices, train_size=first, random_state=seed, stratify=labels if proportional else None
+  )

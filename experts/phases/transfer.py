@@ -1,0 +1,171 @@
+"""Phase 4: fine-tune models of the pool on every task (EXP §6, App. E)."""
+
+import json
+import os
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from experts.models import resnet, weights
+from experts.phases import members, select, tasks
+from experts.selection import pool
+from experts.training import optim, population
+from experts.training.board import Board
+
+COLUMNS = ('task', 'model', 'lr', 'steps', 'seed', 'split', 'accuracy')
+_SWEEP, _TEST = 'validation', 'test'
+
+
+def run(config: members.Config, workdir: str, board: Board) -> None:
+  """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/."""
+  path = select.pool_path(config, workdir)
+  settings, candidates = pool.read_model(path), pool.read(path)
+  model = members.make_model(settings)
+  scores = pd.read_csv(f'{workdir}/scores.csv')
+  table = _Trials(f'{workdir}/trials.csv')
+  for name, spec in config.tasks.items():
+    task = tasks.load(name, spec, config.data_dir, config.seed)
+    best = select.chosen(scores, name)
+    wanted = [
+      member
+      for member in candidates
+      if config.transfer.models == 'all' or member.name == best or member.kind == 'baseline'
+    ]
+    for i, member in enumerate(wanted, 1):
+      logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
+      trainer = _Trainer(config, board, model, task, member, os.path.dirname(path), table)
+      rate, steps = trainer.sweep()
+      trainer.retrain(rate, steps, f'{workdir}/transfer/{name}' if member.name == best else '')
+
+
+class _Trials:
+  """trials.csv: a row is written when its trial ends, and a trial that has its row is not run again."""
+
+  def __init__(self, path: str):
+    self._path = path
+    self._rows = []
+    if os.path.exists(path):
+      self._rows = pd.read_csv(path).to_dict('records')
+
+  def find(self, **key) -> list[dict]:
+    return [row for row in self._rows if all(row[name] == value for name, value in key.items())]
+
+  def add(self, rows: list[dict]) -> None:
+    self._rows += rows
+    select.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
+
+
+class _Trainer:
+  """Fine-tunes one model on one task."""
+
+  def __init__(self, config, board, model, task, member, folder, trials):
+    self._config, self._board, self._model = config, board, model
+    self._task, self._member, self._trials = task, member, trials
+    self._folder = folder
+    self._key = {'task': task.name, 'model': member.name}
+
+  def sweep(self) -> tuple[float, int]:
+    """Trains every learning rate and length on the fit images; returns the best on validation."""
+    section = self._config.transfer
+    for text in section.durations:
+      steps = optim.steps(text, section.batch_size, len(self._task.fit))
+      rates = [float(rate) for rate in section.learning_rates]
+      if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) == len(rates):
+        continue
+      seeds = [self._config.seed] * len(rates)
+      accuracy, _ = self._train(self._task.fit, steps, rates, seeds, _SWEEP)
+      self._record(rates, steps, seeds, _SWEEP, accuracy)
+    rows = self._trials.find(**self._key, split=_SWEEP)
+    # Of equals the gentler: the smaller learning rate, then fewer steps.
+    best = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
+    return best['lr'], int(best['steps'])
+
+  def retrain(self, rate: float, steps: int, folder: str) -> None:
+    """Trains on all images from several seeds and tests; keeps the weights in `folder`, if given."""
+    number = self._config.transfer.retrains
+    if len(self._trials.find(**self._key, split=_TEST)) == number and (
+      not folder or os.path.exists(f'{folder}/model.json')
+    ):
+      return
+    seeds = [self._config.seed + i for i in range(number)]
+    accuracy, trained = self._train(self._task.all, steps, [rate] * number, seeds, _TEST)
+    if folder:
+      self._save(folder, rate, steps, accuracy, trained)
+    if not self._trials.find(**self._key, split=_TEST):
+      self._record([rate] * number, steps, seeds, _TEST, accuracy)
+
+  def _train(self, indices, steps, rates, seeds, split):
+    section = self._config.transfer
+    params = select.load_member(self._member, self._folder)
+    params['head'] = jax.device_get(resnet.init_head(self._model, self._task.train.num_classes))
+    run = f'transfer/{self._task.name}/{self._member.name}/{split}'
+    names = [f'lr{rate:g}-steps{steps}-seed{seed}' for rate, seed in zip(rates, seeds)]
+    streams = [
+      # The same seed, the same order of images: learning rates are compared on equal terms.
+      members.Stream(
+        name,
+        self._task.train,
+        indices,
+        members.seed_of(self._config, self._task.name, str(seed)),
+      )
+      for name, seed in zip(names, seeds)
+    ]
+    result = {}
+
+    def evaluate(mesh, trained):
+      predict = members.predict(self._model)
+      measure = members.evaluator(self._config, mesh, predict, {})
+      on_test = split == _TEST
+      dataset = self._task.test if on_test else self._task.train
+      part = self._task.test_indices if on_test else self._task.validation
+      result['accuracy'] = measure(trained, dataset, part)
+      return {f'{split}_accuracy': result['accuracy']}
+
+    state = members.train(
+      self._config,
+      section,
+      self._board,
+      run,
+      streams,
+      population.repeat(params, len(names)),
+      {},
+      members.single_label(self._model),
+      steps,
+      learning_rates=rates,
+      evaluate=evaluate,
+    )
+    accuracy = result['accuracy']
+    for name, rate, seed, value in zip(names, rates, seeds, accuracy):
+      self._board.hparams(
+        f'{run}/{name}',
+        {**self._key, 'lr': rate, 'steps': steps, 'seed': seed, 'split': split},
+        {'accuracy': float(value)},
+      )
+    return accuracy, state.trained
+
+  def _record(self, rates, steps, seeds, split, accuracy):
+    self._trials.add(
+      [
+        {**self._key, 'lr': rate, 'steps': steps, 'seed': seed, 'split': split, 'accuracy': value}
+        for rate, seed, value in zip(rates, seeds, map(float, accuracy))
+      ]
+    )
+
+  def _save(self, folder, rate, steps, accuracy, trained):
+    """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
+    middle = int(np.argsort(accuracy)[(len(accuracy) - 1) // 2])
+    os.makedirs(folder, exist_ok=True)
+    weights.save(f'{folder}/model.npz', members.unstack(population.fetch(trained), middle))
+    described = {
+      **self._key,
+      'lr': rate,
+      'steps': steps,
+      'test_accuracy': float(accuracy[middle]),
+      'classes': list(self._task.train.class_names),
+      'model_settings': {**self._config.model.to_dict()},
+    }
+    with open(f'{folder}/model.json.tmp', 'w') as file:
+      json.dump(described, file, indent=2, ensure_ascii=False)
+    os.replace(f'{folder}/model.json.tmp', f'{folder}/model.json')

@@ -1,0 +1,162 @@
+"""The sorted kNN curve of a task: all models of the pool by score, the ones that matter marked."""
+
+import math
+import os
+import pathlib
+
+import numpy as np
+import pandas as pd
+from matplotlib import axes, figure, ticker
+
+# Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
+_MARKS = {
+  'random': ('random network', '#E69F00', 's'),
+  'baseline': ('baseline', '#0072B2', 'D'),
+  'chosen': ('chosen', '#D55E00', '*'),
+}
+_GREY = '#555555'
+_DPI = 150
+# So many models can each have their name under the axis.
+_NAMED = 30
+
+
+def task_curve(scores: pd.DataFrame, task: str, path: str | os.PathLike) -> None:
+  """Draws one task's models, best first, with the interval of each score.
+
+  Args:
+    scores: task, model, kind, score, low, high; the scores of one strategy.
+    task: the task to draw.
+    path: PNG to write.
+
+  Raises:
+    ValueError: a task without scores; lists those that have some.
+  """
+  part = _sorted(scores, task)
+  named = len(part) <= _NAMED
+  canvas = figure.Figure(figsize=(7.2, 4.6 if named else 3.8), dpi=_DPI, layout='constrained')
+  plot = canvas.add_subplot()
+  _curve(plot, part)
+  plot.set_ylim(bottom=0)
+  plot.set_ylabel('kNN leave-one-out accuracy, %')
+  plot.set_title(task, loc='left', fontsize=11)
+  if named:
+    plot.set_xticks(
+      np.arange(1, len(part) + 1),
+      part.model,
+      rotation=45,
+      ha='right',
+      rotation_mode='anchor',
+      fontsize=8,
+    )
+  else:
+    plot.set_xlabel(f'{len(part)} models, best first')
+  _legend(canvas, plot, columns=5)
+  canvas.savefig(path)
+
+
+def overview(scores: pd.DataFrame, path: str | os.PathLike) -> None:
+  """Draws every task's curve as small multiples, on one scale.
+
+  Args:
+    scores: task, model, kind, score, low, high; the scores of one strategy.
+    path: PNG to write.
+
+  Raises:
+    ValueError: no scores.
+  """
+  tasks = list(scores.task.unique())
+  if not tasks:
+    raise ValueError('no scores to draw')
+  columns = min(len(tasks), math.ceil(math.sqrt(len(tasks))), 5)
+  rows = math.ceil(len(tasks) / columns)
+  canvas = figure.Figure(
+    figsize=(max(2.5 * columns, 5), 2.1 * rows + 0.7), dpi=_DPI, layout='constrained'
+  )
+  plots = canvas.subplots(rows, columns, squeeze=False, sharey=True)
+  for plot, task in zip(plots.flat, tasks, strict=False):
+    _curve(plot, _sorted(scores, task))
+    plot.set_title(task, loc='left', fontsize=9)
+    plot.tick_params(labelsize=8)
+  for plot in plots.flat[len(tasks) :]:
+    plot.set_axis_off()
+  # Set once for all: a limit set on one of the shared scales would hide what is higher on another.
+  plots[0, 0].set_ylim(0, min(100, 105 * scores.high.max()))
+  canvas.supylabel('kNN accuracy, %', fontsize=9)
+  canvas.supxlabel('models, best first', fontsize=9)
+  _legend(canvas, plots[0, 0], columns=5 if columns > 2 else 3)
+  canvas.savefig(path)
+
+
+def write_all(scores: pd.DataFrame, folder: str | os.PathLike) -> list[str]:
+  """Writes the overview and each task's curve.
+
+  Args:
+    scores: task, model, kind, strategy, score, low, high.
+    folder: where the PNGs go; it exists.
+
+  Returns:
+    Names of the files, the overview first.
+  """
+  scores = scores[scores.strategy == 'knn']
+  overview(scores, pathlib.Path(folder) / 'knn.png')
+  names = ['knn.png']
+  for task in scores.task.unique():
+    names.append(f'knn_{"".join(c if c.isalnum() or c in "-_." else "_" for c in task)}.png')
+    task_curve(scores, task, pathlib.Path(folder) / names[-1])
+  return names
+
+
+def _legend(canvas: figure.Figure, plot: axes.Axes, columns: int) -> None:
+  """Explains the marks above the plots, where no curve can pass."""
+  handles, texts = plot.get_legend_handles_labels()
+  canvas.legend(
+    handles, texts, loc='outside upper center', ncols=columns, frameon=False, fontsize=8.5
+  )
+
+
+def _sorted(scores: pd.DataFrame, task: str) -> pd.DataFrame:
+  part = scores[scores.task == task].sort_values('score', ascending=False, kind='stable')
+  if part.empty:
+    raise ValueError(f"no scores of task '{task}'; there are: {', '.join(scores.task.unique())}")
+  return part
+
+
+def _curve(plot: axes.Axes, part: pd.DataFrame) -> None:
+  """Draws models `part`, sorted by score, on `plot`."""
+  place = np.arange(1, len(part) + 1)
+  score = 100 * part.score.to_numpy()
+  low, high = 100 * part.low.to_numpy(), 100 * part.high.to_numpy()
+  plot.fill_between(place, low, high, color=_GREY, alpha=0.18, linewidth=0, label='95 % interval')
+  plot.plot(
+    place,
+    score,
+    color=_GREY,
+    linewidth=1.2,
+    marker='.',
+    markersize=4 if len(part) <= _NAMED else 0,
+    label='other models',
+  )
+  candidates = np.flatnonzero(part.kind != 'random')
+  groups = {kind: np.flatnonzero(part.kind == kind) for kind in ('random', 'baseline')}
+  for name, where in {**groups, 'chosen': candidates[:1]}.items():
+    text, colour, marker = _MARKS[name]
+    size = 190 if marker == '*' else 55
+    if where.size:
+      # The baseline may be the chosen one: a star over its diamond shows both.
+      plot.scatter(
+        place[where],
+        score[where],
+        s=size,
+        color=colour,
+        marker=marker,
+        edgecolor='white',
+        linewidth=0.8,
+        zorder=3 + (name == 'chosen'),
+        label=text,
+      )
+  plot.margins(x=0.03)
+  plot.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  plot.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
+  plot.grid(axis='y', color='#dddddd', linewidth=0.6)
+  plot.set_axisbelow(True)
+  plot.spines[['top', 'right']].set_visible(False)

@@ -1,0 +1,114 @@
+"""The report's tables, from scores.csv and trials.csv to Markdown and to the terminal."""
+
+import pandas as pd
+import tabulate
+
+_NONE = '–'
+# Columns that hold shares in [0, 1]; shown in percent.
+_SHARES = ('accuracy', 'score', 'low', 'high', 'ties', 'kNN')
+
+
+def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'knn') -> pd.DataFrame:
+  """Compares, for each task, what was chosen with what there was to choose from.
+
+  Accuracies are medians over the retrained models' test accuracies. A randomly initialised network is a control: it is
+  neither chosen nor the best by hindsight.
+
+  Args:
+    scores: task, model, kind, strategy, score; a row for each task and model.
+    trials: task, model, split, accuracy; rows whose split is `test` are the retrained models.
+    strategy: which scores choose.
+
+  Returns:
+    A row for each task, in the order of `scores`, and a last one of the means. A mean is missing where a task's value
+    is. `retrains` counts the test accuracies behind each median of the row, as `3`, or `1 to 3` where they differ.
+
+  Raises:
+    ValueError: no score of that strategy, or no candidate for a task.
+  """
+  known = scores.strategy.unique()
+  scores = scores[scores.strategy == strategy]
+  if scores.empty:
+    raise ValueError(f"no scores of the strategy '{strategy}'; there are: {', '.join(known)}")
+  retrained = trials[trials.split == 'test'].groupby(['task', 'model']).accuracy
+  medians, counts = retrained.median(), retrained.count()
+  rows = [
+    _task_row(task, part, medians, counts) for task, part in scores.groupby('task', sort=False)
+  ]
+  table = pd.DataFrame(rows)
+  numbers = table.select_dtypes('number').columns
+  return pd.concat(
+    [table, pd.DataFrame([{'task': 'mean', **table[numbers].mean(skipna=False)}])],
+    ignore_index=True,
+  )
+
+
+def _task_row(
+  task: str, scores: pd.DataFrame, medians: pd.Series, counts: pd.Series
+) -> dict[str, str | float]:
+  candidates = scores[scores.kind != 'random']
+  if candidates.empty:
+    raise ValueError(f"task '{task}' has no scored model but random ones")
+  chosen = candidates.loc[candidates.score.idxmax()]
+  tested = {model: medians.get((task, model), float('nan')) for model in scores.model}
+  ranked = candidates.assign(tested=candidates.model.map(tested)).dropna(subset='tested')
+  # Of equals the chosen one: it left nothing behind.
+  ranked = ranked.assign(own=ranked.model == chosen.model)
+  ranked = ranked.sort_values(['tested', 'own'], ascending=False, kind='stable')
+  random, baseline = (_best_of_kind(scores, kind) for kind in ('random', 'baseline'))
+  best = ranked.model.iloc[0] if len(ranked) else None
+  shown = [model for model in (random, baseline, chosen.model, best) if (task, model) in counts]
+  retrains = [counts[task, model] for model in shown] or [0]
+  low, high = min(retrains), max(retrains)
+  return {
+    'task': task,
+    'random accuracy': tested.get(random, float('nan')),
+    'baseline accuracy': tested.get(baseline, float('nan')),
+    'chosen': chosen.model,
+    'chosen kNN': float(chosen.score),
+    'chosen accuracy': tested[chosen.model],
+    'best by hindsight': best,
+    'best accuracy': tested.get(best, float('nan')),
+    'retrains': f'{low}' if low == high else f'{low} to {high}',
+  }
+
+
+def _best_of_kind(scores: pd.DataFrame, kind: str) -> str | None:
+  part = scores[scores.kind == kind]
+  return None if part.empty else part.loc[part.score.idxmax(), 'model']
+
+
+def to_markdown(table: pd.DataFrame) -> str:
+  """Returns a GitHub table: shares in percent with one decimal, what is missing as a dash."""
+  return _render(table, 'pipe')
+
+
+def to_terminal(table: pd.DataFrame) -> str:
+  """Returns the same table with ruled columns for a terminal."""
+  return _render(table, 'simple')
+
+
+def _render(table: pd.DataFrame, form: str) -> str:
+  columns = {}
+  for name in table.columns:
+    is_share = name.rsplit(' ', 1)[-1] in _SHARES
+    title = f'{name.removesuffix(" accuracy")} %' if is_share else name
+    columns[title] = [_cell(value, is_share) for value in table[name]]
+  align = [
+    'right' if pd.api.types.is_numeric_dtype(table[name]) or name == 'retrains' else 'left'
+    for name in table.columns
+  ]
+  return tabulate.tabulate(
+    columns, headers='keys', tablefmt=form, disable_numparse=True, colalign=align
+  )
+
+
+def _cell(value: object, is_share: bool) -> str:
+  if pd.isna(value):
+    return _NONE
+  if is_share:
+    return f'{100 * value:.1f}'
+  if isinstance(value, float):
+    return f'{value:.4g}'
+  # A bar would end the cell.
+  return str(value).replace('|', '\\|')

@@ -1,0 +1,82 @@
+"""Checkpoints of a training run: asynchronous, the last few kept, the newest readable one used.
+
+The only module that knows Orbax.
+"""
+
+import os
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from absl import logging
+
+Tree = Any
+
+
+class Checkpoints:
+  """The checkpoints of one run, in one folder.
+
+  A save that fails in the background raises at the next `save`, `wait` or `check`.
+  """
+
+  def __init__(self, folder: str, keep: int):
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+    )
+    self._manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+
+  def save(self, step: int, state: Tree) -> None:
+    """Starts to save; returns when the arrays are copied off the device."""
+    self.check()
+    self._manager.save(step, args=ocp.args.StandardSave(state))
+
+  def check(self) -> None:
+    """Raises what went wrong in the background, if anything did."""
+    self._manager.check_for_errors()
+
+  def wait(self) -> None:
+    """Returns when everything is on disk; raises if that failed."""
+    self._manager.wait_until_finished()
+    self._manager.check_for_errors()
+
+  def close(self) -> None:
+    self._manager.close()
+
+  def restore_last_good(self, state: Tree) -> Tree | None:
+    """Restores the newest checkpoint that can be read.
+
+    Args:
+      state: arrays or shape structs with the shapes and shardings wanted; the mesh may be another than at the save.
+
+    Returns:
+      The restored state, or None where the folder holds no checkpoint.
+
+    Raises:
+      ValueError: if there are checkpoints and none can be read.
+    """
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    steps = sorted(self._manager.all_steps(), reverse=True)
+    broken = []
+    for step in steps:
+      try:
+        restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+      # Orbax and TensorStore raise a dozen types for a damaged file; whichever it is, an older checkpoint serves.
+      except Exception as error:
+        logging.warning(
+          'checkpoint %d in %s cannot be read (%s); trying the one before it',
+          step,
+          self._manager.directory,
+          str(error).splitlines()[0] if str(error) else type(error).__name__,
+        )
+        broken.append(step)
+        continue
+      # They would be in the way when the run saves at the same step again.
+      for bad in broken:
+        self._manager.delete(bad)
+      return restored
+    if steps:
+      raise ValueError(
+        f'none of the checkpoints {steps} in {self._manager.directory} can be read: '
+        'remove that folder to start the phase again'
+      )
+    return None

@@ -1,0 +1,179 @@
+"""The training loop, one for every phase."""
+
+import collections
+import contextlib
+import dataclasses
+import signal
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+
+from experts.training import population as pop
+from experts.training.board import Board
+from experts.training.checkpoints import Checkpoints
+from experts.training.lines import Lines
+from experts.training.progress import Progress
+
+Tree = Any
+
+# Steps that may be queued on the device: enough to keep it busy, few enough that batches do not pile up.
+_IN_FLIGHT = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Records:
+  """Where a run leaves its traces.
+
+  Attributes:
+    board: TensorBoard.
+    run: name of the run, such as 'experts/full'; its members are runs below it.
+    lines: the metric lines, or None for a run too small to keep any.
+    checkpoints: None for a run that is rather started again than resumed.
+    checkpoint_every: steps.
+  """
+
+  board: Board
+  run: str
+  lines: Lines | None = None
+  checkpoints: Checkpoints | None = None
+  checkpoint_every: int = 0
+
+
+def train(
+  population: pop.Population,
+  mesh: jax.sharding.Mesh,
+  state: pop.State,
+  frozen: Tree,
+  batches: Callable[[int], Iterable[Mapping[str, np.ndarray]]],
+  steps: int,
+  records: Records,
+  evaluate: Callable[[Tree], Mapping[str, np.ndarray]] | None = None,
+  may_diverge: bool = False,
+) -> pop.State:
+  """Trains all members to `steps`, from their last good checkpoint if there is one.
+
+  Args:
+    population: the members.
+    mesh: from `make_mesh`.
+    state: where to start without a checkpoint.
+    frozen: parameter trees that do not train, without a member axis.
+    batches: first step -> that step's batch and all later ones.
+    steps: in all.
+    records: where to write.
+    evaluate: trained trees -> {metric: [P]}; called once, at the end, and written as metric lines.
+    may_diverge: whether a loss that is not finite is a result like another (a sweep's learning rate) or an error.
+
+  Returns:
+    The state after the last step.
+
+  Raises:
+    FloatingPointError: a loss is not finite; names member and step. No checkpoint is made after it.
+    SystemExit: with code 0 after SIGTERM; a checkpoint of the last step is on disk.
+  """
+  checkpoints = records.checkpoints
+  if checkpoints and (restored := checkpoints.restore_last_good(state)) is not None:
+    state = restored
+    logging.info('%s: goes on from step %d', records.run, int(pop.fetch(state.step)))
+  start = int(pop.fetch(state.step))
+  if records.lines:
+    records.lines.start(start)
+  step_fn = pop.make_step(population, mesh)
+  queued = collections.deque()
+  members = len(population)
+  done = start
+  with Progress(steps, description=records.run, start=start) as progress, _sigterm() as stop:
+    for done, batch in enumerate(batches(start), start + 1):
+      if done == start + 1:
+        _show_inputs(records, population, done, batch)
+      state, loss = step_fn(state, frozen, pop.put_batch(mesh, batch))
+      queued.append(loss)
+      if len(queued) > _IN_FLIGHT:
+        queued.popleft().block_until_ready()
+      images = members * batch['label'].shape[1] * jax.process_count()
+      shown = None
+      if done % population.log_every == 0 or done == steps:
+        shown = _log(population, records, state, done, progress, may_diverge)
+      # A run that keeps no metric lines is one of many: its last line says enough.
+      progress.update(done, images, shown if records.lines or done == steps else None)
+      if done == steps:
+        break
+      if checkpoints and (stop.is_set or done % records.checkpoint_every == 0):
+        _check_finite(population, state, records)
+        checkpoints.save(done, state)
+      if stop.is_set:
+        if checkpoints:
+          checkpoints.wait()
+          logging.warning('%s: stopped by SIGTERM, saved at step %d', records.run, done)
+        sys.exit(0)
+  if done < steps:
+    raise ValueError(f'{records.run}: the data ended at step {done} of {steps}')
+  if evaluate:
+    metrics = evaluate(state.trained)
+    if records.lines:
+      records.lines.append(steps, population.names, metrics)
+    _write_scalars(population, records, steps, metrics)
+  if checkpoints:
+    if steps > start:
+      checkpoints.save(steps, state)
+    checkpoints.wait()
+  return state
+
+
+def _log(population, records, state, step, progress, may_diverge) -> dict[str, float]:
+  if not may_diverge:
+    _check_finite(population, state, records)
+  # The sums restart after each log line; at the end of the run the last stretch may be a short one.
+  stretch = (step - 1) % population.log_every + 1
+  means = {name: total / stretch for name, total in pop.fetch(state.sums).items()}
+  if records.lines:
+    records.lines.append(step, population.names, means)
+  _write_scalars(population, records, step, means)
+  if rates := progress.rates():
+    records.board.scalars(records.run, step, rates)
+  if records.checkpoints:
+    records.checkpoints.check()
+  return {name: float(np.mean(means[name])) for name in ('loss', 'accuracy')}
+
+
+def _write_scalars(population, records, step, metrics):
+  for i, member in enumerate(population.names):
+    values = {name: float(value[i]) for name, value in metrics.items()}
+    records.board.scalars(f'{records.run}/{member}', step, values)
+
+
+def _show_inputs(records, population, step, batch):
+  for member, images in zip(population.names, batch['image'], strict=False):
+    records.board.images(f'{records.run}/{member}', step, {'input': images[:16]})
+
+
+def _check_finite(population, state, records):
+  bad = pop.fetch(state.bad_step)
+  for member, step in zip(population.names, bad, strict=True):
+    if step >= 0:
+      raise FloatingPointError(
+        f'{records.run}: the loss of member {member!r} is not finite at step {step}; '
+        'lower its learning rate or lengthen its warm-up (earlier checkpoints are kept)'
+      )
+
+
+class _Flag:
+  is_set = False
+
+
+@contextlib.contextmanager
+def _sigterm() -> Iterator[_Flag]:
+  """Turns SIGTERM into a flag, so that a step is never cut in two."""
+  flag = _Flag()
+
+  def handler(signum, frame):
+    flag.is_set = True
+
+  previous = signal.signal(signal.SIGTERM, handler)
+  try:
+    yield flag
+  finally:
+    signal.signal(signal.SIGTERM, previous)

@@ -1,0 +1,82 @@
+"""Optimiser, schedule and durations, as in BiT and both papers."""
+
+import functools
+import re
+from collections.abc import Callable
+
+import jax
+import optax
+
+_DURATION = re.compile(r'^\s*([0-9.]+(?:e[0-9]+)?)\s*(steps|epochs|examples|%)\s*$')
+
+
+def parse_duration(text: str) -> tuple[float, str]:
+  """Splits '30 epochs' into (30.0, 'epochs'); units are steps, epochs, examples and %.
+
+  Raises:
+    ValueError: if the text is no positive number (or zero) followed by a unit.
+  """
+  match = _DURATION.match(text)
+  if not match:
+    raise ValueError(f"{text!r} is no duration: write a number and a unit, such as '30 epochs'")
+  return float(match[1]), match[2]
+
+
+def steps(text: str, batch_size: int, num_examples: int = 0, total_steps: int = 0) -> int:
+  """Turns a duration into optimiser steps.
+
+  Args:
+    text: '900 steps', '30 epochs', '1e6 examples' or, of `total_steps`, '10 %'.
+    batch_size: examples a step.
+    num_examples: examples of an epoch; only epochs need it.
+    total_steps: steps of the whole; only percents need it.
+
+  Returns:
+    Whole steps, rounded up, so that no promised example is left out.
+  """
+  amount, unit = parse_duration(text)
+  exact = {
+    'steps': amount,
+    'epochs': amount * num_examples / batch_size,
+    'examples': amount / batch_size,
+    '%': amount / 100 * total_steps,
+  }[unit]
+  # Decimal fractions such as 0.1 * 30 land a hair above the whole number they mean.
+  return int(-(-exact // 1)) if abs(exact - round(exact)) > 1e-6 else round(exact)
+
+
+@functools.cache
+def staircase(
+  total_steps: int, warmup_steps: int, decay_at: tuple[float, ...]
+) -> Callable[[jax.Array], jax.Array]:
+  """Linear warm-up, then ×0.1 at each of the given fractions of training (EXP §4, App. E).
+
+  Returns:
+    The same function for the same arguments, so that programs built with it are shared: of the step (int32 scalar) to a factor in [0, 1] for the learning rate.
+  """
+  boundaries = {round(fraction * total_steps): 0.1 for fraction in decay_at}
+  decay = optax.piecewise_constant_schedule(1.0, boundaries)
+  if not warmup_steps:
+    return decay
+  warmup = optax.linear_schedule(0.0, 1.0, warmup_steps)
+  return lambda step: warmup(step) * decay(step)
+
+
+def scaled(learning_rate: float, batch_size: int) -> float:
+  """Learning rate for a batch, given the one for 256 (EXP §4: 'lr × batch size / 256')."""
+  return learning_rate * batch_size / 256
+
+
+def sgd(
+  learning_rate: jax.Array, weight_decay: jax.Array, momentum: float
+) -> optax.GradientTransformation:
+  """SGD with momentum; weight decay is part of the gradient and touches kernels only."""
+  return optax.chain(
+    optax.add_decayed_weights(weight_decay, mask=_kernels),
+    optax.trace(decay=momentum),
+    optax.scale_by_learning_rate(learning_rate),
+  )
+
+
+def _kernels(params):
+  return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key == 'kernel', params)

@@ -1,0 +1,51 @@
+"""Packaging; `constraints.txt` holds the versions that the tests ran with."""
+
+import setuptools
+
+# Lower bounds: the oldest interfaces that the code uses. Upper bounds: the next release that may break them.
+# JAX 0.11 and later need Python 3.12; on 3.11 pip takes 0.10.
+_DEPENDENCIES = [
+  'absl-py>=2.1,<3',
+  'array_record>=0.8.1,<0.9; platform_system!="Windows"',
+  'clu>=0.0.12,<0.1',
+  'flax>=0.12,<0.14',
+  'grain>=0.2.14,<0.4',
+  'jax>=0.10,<0.13',
+  'matplotlib>=3.9,<4',
+  'ml-collections>=1.0,<2',
+  'numpy>=2.0,<3',
+  'opencv-python-headless>=4.10,<6',
+  'optax>=0.2.5,<0.4',
+  'orbax-checkpoint>=0.11.30,<0.13',
+  'pandas>=2.2,<4',
+  'scikit-learn>=1.5,<2',
+  'scipy>=1.15,<2',
+  'tabulate>=0.9,<0.11',
+  # clu's event writer needs both; TensorFlow no longer brings TensorBoard.
+  'tensorboard>=2.19,<3',
+  'tensorflow-cpu>=2.19,<3; platform_system=="Linux" and platform_machine=="x86_64"',
+  'tensorflow>=2.19,<3; platform_system!="Linux" or platform_machine!="x86_64"',
+  'tensorflow-datasets>=4.9.9,<5',
+  'tqdm>=4.66,<5',
+]
+
+setuptools.setup(
+  name='experts',
+  version='0.1.0',
+  description='Transfer learning with expert models: train, select, fine-tune, report',
+  license='Apache-2.0',
+  python_requires='>=3.11',
+  packages=setuptools.find_packages(include=['experts', 'experts.*']),
+  install_requires=_DEPENDENCIES,
+  extras_require={
+    'gpu': ['jax[cuda12]'],
+    'test': [
+      'hypothesis>=6.100,<7',
+      'packaging>=24,<27',
+      'pillow>=10,<14',
+      'pytest>=8,<10',
+      'ruff>=0.12,<0.18',
+    ],
+    'tpu': ['jax[tpu]'],
+  },
+)

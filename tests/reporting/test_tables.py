@@ -1,0 +1,127 @@
+"""The report's table from scores and trials made by hand."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experts.reporting import tables
+
+_KINDS = {'init': 'random', 'base': 'baseline', 'full:greek': 'full', 'full:arrow': 'full'}
+
+
+def _scores(**by_task) -> pd.DataFrame:
+  rows = [
+    {'task': task, 'model': model, 'kind': _KINDS[model], 'strategy': 'knn', 'score': score}
+    for task, models in by_task.items()
+    for model, score in models.items()
+  ]
+  return pd.DataFrame(rows).assign(low=0.1, high=0.9, ties=0.0)
+
+
+def _trials(rows) -> pd.DataFrame:
+  columns = ('task', 'model', 'seed', 'split', 'accuracy')
+  return pd.DataFrame(rows, columns=columns).assign(lr=0.1, steps=100)
+
+
+_SCORES = _scores(
+  digits={'init': 0.9, 'base': 0.6, 'full:greek': 0.7, 'full:arrow': 0.5},
+  letters={'init': 0.1, 'base': 0.65, 'full:greek': 0.4, 'full:arrow': 0.3},
+)
+_TRIALS = _trials(
+  [('digits', 'init', seed, 'test', value) for seed, value in enumerate((0.95, 0.95, 0.95))]
+  + [('digits', 'base', seed, 'test', value) for seed, value in enumerate((0.5, 0.8, 0.6))]
+  + [('digits', 'full:greek', seed, 'test', value) for seed, value in enumerate((0.7, 0.72, 0.1))]
+  + [('digits', 'full:arrow', 0, 'test', 0.75)]
+  + [('digits', 'base', 0, 'validation', 0.99)]
+  + [('letters', 'init', 0, 'test', 0.15), ('letters', 'base', 0, 'test', 0.8)]
+)
+
+
+def test_row_names_chosen_and_best_and_takes_medians():
+  row = tables.report_table(_SCORES, _TRIALS).iloc[0]
+  assert row.to_dict() == {
+    'task': 'digits',
+    'random accuracy': 0.95,
+    'baseline accuracy': 0.6,
+    'chosen': 'full:greek',  # not the random network, whose score is higher
+    'chosen kNN': 0.7,
+    'chosen accuracy': 0.7,
+    'best by hindsight': 'full:arrow',
+    'best accuracy': 0.75,
+    'retrains': '1 to 3',
+  }
+
+
+def test_baseline_may_be_chosen_and_best():
+  row = tables.report_table(_SCORES, _TRIALS).iloc[1]
+  assert row[['chosen', 'best by hindsight', 'retrains']].tolist() == ['base', 'base', '1']
+  assert row[['baseline accuracy', 'chosen accuracy', 'best accuracy']].tolist() == [0.8] * 3
+
+
+def test_last_row_is_the_mean_over_tasks():
+  mean = tables.report_table(_SCORES, _TRIALS).iloc[-1]
+  assert mean.task == 'mean'
+  assert mean['random accuracy'] == pytest.approx((0.95 + 0.15) / 2)
+  assert mean['baseline accuracy'] == pytest.approx(0.7)
+  assert mean['chosen accuracy'] == pytest.approx(0.75)
+  assert mean['best accuracy'] == pytest.approx(0.775)
+  assert mean['chosen kNN'] == pytest.approx(0.675)
+
+
+def test_mean_over_other_tasks_than_its_neighbours_is_not_shown():
+  trials = _TRIALS[~((_TRIALS.task == 'letters') & (_TRIALS.model == 'init'))]
+  table = tables.report_table(_SCORES, trials)
+  assert np.isnan(table['random accuracy'].iloc[1])
+  assert np.isnan(table['random accuracy'].iloc[-1])
+  assert not np.isnan(table['baseline accuracy'].iloc[-1])
+
+
+def test_on_equal_accuracy_the_chosen_model_is_the_best():
+  trials = _trials([('digits', m, 0, 'test', 0.8) for m in ('base', 'full:greek', 'full:arrow')])
+  assert tables.report_table(_SCORES, trials)['best by hindsight'].iloc[0] == 'full:greek'
+
+
+def test_nothing_fine_tuned_leaves_dashes():
+  table = tables.report_table(_SCORES, _TRIALS[:0])
+  assert table['chosen'].tolist()[:2] == ['full:greek', 'base']
+  line = tables.to_markdown(table).splitlines()[2]
+  assert [cell.strip() for cell in line.strip('|').split('|')] == [
+    'digits', '–', '–', 'full:greek', '70.0', '–', '–', '–', '0'
+  ]  # fmt: skip
+
+
+def test_other_strategies_do_not_mix_in():
+  other = _SCORES.assign(strategy='linear', score=1 - _SCORES.score)
+  both = pd.concat([_SCORES, other])
+  assert tables.report_table(both, _TRIALS).equals(tables.report_table(_SCORES, _TRIALS))
+  assert tables.report_table(both, _TRIALS, 'linear').chosen.iloc[0] == 'full:arrow'
+
+
+def test_unknown_strategy_lists_the_known_ones():
+  with pytest.raises(ValueError, match=r"no scores of the strategy 'logme'; there are: knn"):
+    tables.report_table(_SCORES, _TRIALS, 'logme')
+
+
+def test_task_with_random_models_only_is_named():
+  with pytest.raises(ValueError, match="task 'digits' has no scored model but random ones"):
+    tables.report_table(_scores(digits={'init': 0.5}), _TRIALS)
+
+
+def test_markdown_is_a_table_in_percent_with_one_decimal():
+  frame = pd.DataFrame({'model': ['a|b', 'c'], 'score': [0.67049, np.nan], 'images': [1200, 7]})
+  assert tables.to_markdown(frame).splitlines() == [
+    '| model   |   score % |   images |',
+    '|:--------|----------:|---------:|',
+    '| a\\|b    |      67.0 |     1200 |',
+    '| c       |         – |        7 |',
+  ]
+
+
+def test_terminal_form_aligns_numbers_to_the_right():
+  frame = pd.DataFrame({'task': ['digits', 'x'], 'best accuracy': [0.5, 1.0]})
+  assert tables.to_terminal(frame).splitlines() == [
+    'task      best %',
+    '------  --------',
+    'digits      50.0',
+    'x          100.0',
+  ]
