@@ -129,9 +129,11 @@ def task(data, train='train', test='test', **changes):
     'train': train,
     # Empty: test_images are held out of the training split.
     'test': test,
-    # 0 is all.
+    # 0 is all there are.
     'train_images': 1000,
+    # Of those, to choose by; 0 is a fifth.
     'validation_images': 200,
+    # 0 is all of the test split, or a fifth of the training split where there is none.
     'test_images': 0,
   }
   return {**fields, **changes}

@@ -22,11 +22,11 @@ def get_config():
   config.upstream.update(small, duration='900 steps', learning_rate=0.2)
   config.experts.update(count=4, min_images=1500, max_share=0.2)
   config.experts.full.update(small, duration='150 steps', learning_rate=0.05, warmup='10 %')
-  config.experts.adapter.update(small, duration='150 steps', learning_rate=0.2, warmup='10 %')
+  config.experts.adapter.update(small, duration='150 steps', learning_rate=0.05, warmup='10 %')
   config.tasks = {
     name: common.task(f'glyphs:{name}') for name in ('digits', 'alphabet', 'orientation')
   }
   config.transfer.update(
-    models='all', batch_size=64, durations=('50 steps',), learning_rates=(0.2, 0.05), retrains=2
+    models='all', batch_size=32, durations=('60 steps',), learning_rates=(0.4, 0.1), retrains=2
   )
   return config

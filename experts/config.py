@@ -129,7 +129,7 @@ SCHEMA = {
       'train': STR,
       'test': STR,
       'train_images': integer(0),
-      'validation_images': integer(1),
+      'validation_images': integer(0),
       'test_images': integer(0),
     }
   ),
@@ -234,7 +234,7 @@ def _validate_section(section: Mapping[str, Any], schema: Mapping[str, Any], pre
 def _validate_leaf(value: Any, field: Field, path: str) -> None:
   # An int is a fine float, but True is no number.
   kinds = (int, float) if field.kind is float else (field.kind,)
-  if isinstance(value, bool) and field.kind is not bool or not isinstance(value, kinds):
+  if (isinstance(value, bool) and field.kind is not bool) or not isinstance(value, kinds):
     rule = field.rule or f'of type {field.kind.__name__}'
     raise ValueError(f'config.{path}={value!r} must be {rule}')
   if not field.accepts(value):

@@ -1,4 +1,4 @@
-"""Images in a folder or a tar archive, laid out as split/class/file.
+"""Images in a folder or a tar archive, laid out as split/class/file, or class/file for a single split 'train'.
 
 A class may lie under folders that group it (`train/Fruit/Apple/Granny-Smith/1.jpg`); the groups
 become nodes of the is-a graph.
@@ -58,7 +58,7 @@ def open_images(path: str | os.PathLike, split: str) -> Dataset:
   )
   splits = sorted({file[0] for file in tree.files} | {f[0] for f in tree.folders if len(f) > 1})
   if not tree.files:
-    raise ValueError(f'{path}: holds no image laid out as split/class/file')
+    raise ValueError(f'{path}: holds no image laid out as split/class/file or class/file')
   if split not in splits:
     raise ValueError(f'{path}: no split {split!r}; it has {", ".join(splits)}')
   class_of, names, edges = _classes(tree)
@@ -93,12 +93,12 @@ def _read_folder(root: pathlib.Path) -> _Tree:
     parts = pathlib.Path(folder).relative_to(root).parts
     if parts:
       folders.add(parts)
-    if len(parts) < 2:  # a file beside the classes belongs to none
+    if not parts:  # a file beside the classes belongs to none
       continue
     for name in filter(_is_image, names):
       files.append((*parts, name))
       read.append(pathlib.Path(folder, name).read_bytes)
-  return _Tree(tuple(files), tuple(read), frozenset(folders))
+  return _below_splits(files, read, folders)
 
 
 # The index of an archive is read once for all its splits; the compressed ones hold their bytes.
@@ -118,7 +118,7 @@ def _read_tar(path: pathlib.Path, mtime_ns: int, size: int) -> _Tree:
           continue
         elif member.isdir():
           folders.add(parts)
-        elif len(parts) >= 3 and _is_image(parts[-1]):
+        elif len(parts) >= 2 and _is_image(parts[-1]):
           files.append(parts)
           folders.update(parts[:depth] for depth in range(1, len(parts)))
           if compressed:
@@ -133,7 +133,20 @@ def _read_tar(path: pathlib.Path, mtime_ns: int, size: int) -> _Tree:
       '%s: ignored %d links, devices or paths that leave the archive, the first %s',
       path, len(refused), refused[0],
     )  # fmt: skip
-  return _Tree(tuple(files), tuple(read), frozenset(folders))
+  return _below_splits(files, read, folders)
+
+
+def _below_splits(
+  files: list[tuple[str, ...]],
+  read: list[Callable[[], bytes]],
+  folders: set[tuple[str, ...]],
+) -> _Tree:
+  """Puts plain class/file below one split, 'train'; elsewhere an image beside the classes belongs to none."""
+  if files and all(len(file) == 2 for file in files):
+    files = [('train', *file) for file in files]
+    folders = {('train', *folder) for folder in folders}
+  kept = [i for i, file in enumerate(files) if len(file) >= 3]
+  return _Tree(tuple(files[i] for i in kept), tuple(read[i] for i in kept), frozenset(folders))
 
 
 def _is_compressed(path: pathlib.Path) -> bool:

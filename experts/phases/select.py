@@ -28,9 +28,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   path = pool_path(config, workdir)
   settings, candidates = pool.read_model(path), pool.read(path)
   model = members.make_model(settings)
-  loaded = [
-    tasks.load(name, task, config.data_dir, config.seed) for name, task in config.tasks.items()
-  ]
+  loaded = tasks.load_all(config)
   images = [_load_images(task, settings, config) for task in loaded]
   rows = []
   with Progress(len(candidates) * len(loaded), description='select') as progress:

@@ -44,29 +44,28 @@ def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -
   """Opens a task and splits its training images.
 
   VTAB tasks keep the order and the split of the protocol (§5). Others are shuffled by `seed` and split with every class
-  in proportion. Without a test split, the last `test_images` of the training images are held out.
+  in proportion. Without a test split, `test_images` of the training images are held
+  out.
 
   Raises:
     ValueError: a class without images, one class only, or fewer images than the splits need; names the task.
   """
   train = sources.open_dataset(task.data, task.train, data_dir)
-  held_out = 0 if task.test else task.test_images
-  if not task.test and not held_out:
-    raise ValueError(
-      f'config.tasks.{name}: there is no test split; name one (test) or say how many images to hold out (test_images)'
-    )
+  held_out = 0 if task.test else task.test_images or len(train) // 5
   number = task.train_images or len(train) - held_out
-  sources.check_task(train, number + held_out)
-  if number <= task.validation_images:
+  for_validation = task.validation_images or number // 5
+  in_order = task.data.startswith('vtab:')
+  sources.check_task(train, number + held_out, every_class=not in_order)
+  if not 0 < for_validation < number:
     raise ValueError(
-      f'config.tasks.{name}: {task.validation_images} validation images leave none of {number} to train on'
+      f'config.tasks.{name}: {for_validation} of {number} images to choose by leave none to train on, or are none'
     )
-  if task.data.startswith('vtab:'):
-    fit, validation = np.split(np.arange(number), [number - task.validation_images])
+  if in_order:
+    fit, validation = np.split(np.arange(number), [number - for_validation])
     rest = np.arange(0)
   else:
     chosen, rest = _split(name, train, np.arange(len(train)), number, seed)
-    fit, validation = _split(name, train, chosen, number - task.validation_images, seed)
+    fit, validation = _split(name, train, chosen, number - for_validation, seed)
   if not task.test:
     _, test_indices = _split(name, train, rest, len(rest) - held_out, seed)
     return Task(name, train, fit, validation, train, np.sort(test_indices))
@@ -75,6 +74,26 @@ def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -
   if task.test_images and task.test_images < len(test):
     test_indices, _ = _split(name, test, test_indices, task.test_images, seed)
   return Task(name, train, fit, validation, test, np.sort(test_indices))
+
+
+def load_all(config: ml_collections.ConfigDict) -> list[Task]:
+  """Opens every task of a config.
+
+  Raises:
+    ValueError: there is none.
+    FileNotFoundError: some are not there; names all of them, each with what prepares it.
+  """
+  if not config.tasks:
+    raise ValueError('config.tasks is empty: name at least one task')
+  loaded, missing = [], []
+  for name, task in config.tasks.items():
+    try:
+      loaded.append(load(name, task, config.data_dir, config.seed))
+    except FileNotFoundError as error:
+      missing.append(f'task {name!r}: {error}')
+  if missing:
+    raise FileNotFoundError('\n'.join(missing))
+  return loaded
 
 
 def _split(name: str, dataset: Dataset, indices: np.ndarray, first: int, seed: int):

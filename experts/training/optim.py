@@ -7,7 +7,7 @@ from collections.abc import Callable
 import jax
 import optax
 
-_DURATION = re.compile(r'^\s*([0-9.]+(?:e[0-9]+)?)\s*(steps|epochs|examples|%)\s*$')
+_DURATION = re.compile(r'^\s*(\d+(?:\.\d*)?(?:e\d\d?)?)\s*(steps|epochs|examples|%)\s*$')
 
 
 def parse_duration(text: str) -> tuple[float, str]:
@@ -52,7 +52,8 @@ def staircase(
   """Linear warm-up, then ×0.1 at each of the given fractions of training (EXP §4, App. E).
 
   Returns:
-    The same function for the same arguments, so that programs built with it are shared: of the step (int32 scalar) to a factor in [0, 1] for the learning rate.
+    Step (int32 scalar) to a factor in [0, 1] for the learning rate. The same function for the same arguments, so that
+    programs built with it are shared.
   """
   boundaries = {round(fraction * total_steps): 0.1 for fraction in decay_at}
   decay = optax.piecewise_constant_schedule(1.0, boundaries)

@@ -274,3 +274,15 @@ def test_grocery64_has_its_published_counts():
   counts = dict(zip(tree.nodes, slices.counts(train.labels, tree)))
   assert counts['Fruit'] + counts['Packages'] + counts['Vegetables'] == 2640
   assert train.image(0).shape == (64, 64, 3)
+
+
+def test_classes_without_a_split_are_one_split_named_train(tmp_path):
+  for name in ('cat', 'dog'):
+    (tmp_path / name).mkdir()
+    for i in range(2):
+      cv2.imwrite(str(tmp_path / name / f'{i}.png'), np.full((8, 8, 3), 100 * i, np.uint8))
+  dataset = open_dataset(f'images:{tmp_path}', 'train')
+  assert dataset.class_names == ('cat', 'dog')
+  assert dataset.labels.tolist() == [0, 0, 1, 1]
+  with pytest.raises(ValueError, match="no split 'test'; it has train"):
+    open_dataset(f'images:{tmp_path}', 'test')

@@ -1,0 +1,142 @@
+"""Every phase through main.py: what it leaves, and that a second run adds nothing."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experts.models import weights
+from experts.selection import pool
+
+MODELS = {'random', 'baseline', 'full:warm', 'full:cold', 'adapter:warm', 'adapter:cold'}
+
+
+@pytest.fixture(scope='module')
+def workdir(chain):
+  folder, finished = chain
+  assert finished.returncode == 0, finished.stderr[-3000:]
+  return folder
+
+
+def test_pool_lists_every_model_with_its_slice(workdir):
+  members = {member.name: member for member in pool.read(workdir / 'pool.json')}
+  assert members.keys() == MODELS
+  assert members['full:warm'].images == members['adapter:cold'].images == 36
+  assert members['baseline'].images == 72
+  assert members['adapter:warm'].backbone == 'weights/baseline.npz'
+  # Width 1/16: block inputs of 4, 8, 16 and 32 channels; norms and two kernels c × c/2 each.
+  adapter = sum(c * c + 3 * c for c in (4, 8, 16, 32))
+  assert members['adapter:warm'].parameters - members['baseline'].parameters == adapter
+
+
+def test_experts_start_from_the_baseline_and_leave_what_is_frozen_out(workdir):
+  load = lambda name: weights.load(workdir / 'weights' / f'{name}.npz')
+  assert load('adapter.warm').keys() == {'adapter'}
+  assert load('full.warm').keys() == {'backbone', 'head'}
+  root = lambda name: load(name)['backbone']['root']['kernel']
+  near = np.linalg.norm(root('full.warm') - root('baseline'))
+  far = np.linalg.norm(root('random') - root('baseline'))
+  assert 0 < near < far
+
+
+def test_scores_have_a_row_for_each_task_and_model(workdir):
+  scores = pd.read_csv(workdir / 'scores.csv')
+  assert len(scores) == 2 * len(MODELS)
+  assert not scores.duplicated(['task', 'model']).any()
+  assert (scores.low <= scores.score).all()
+  assert (scores.score <= scores.high).all()
+  # Two plain colours: any embedding, the untrained one included, tells them apart.
+  assert (scores[scores.task == 'held-out'].score > 0.9).all()
+
+
+def test_trials_hold_sweep_and_retrains_of_every_model(workdir):
+  trials = pd.read_csv(workdir / 'trials.csv')
+  by_split = trials.groupby(['task', 'model', 'split']).size().unstack()
+  assert (by_split.validation == 2).all()
+  assert (by_split.test == 2).all()
+  assert len(by_split) == 2 * len(MODELS)
+  for _, part in trials.groupby(['task', 'model']):
+    sweep, test = part[part.split == 'validation'], part[part.split == 'test']
+    best = sweep[sweep.accuracy == sweep.accuracy.max()].lr
+    assert set(test.lr) == {best.min()}
+    assert set(test.seed) == {0, 1}
+
+
+def test_accuracies_are_of_the_whole_test_split(workdir):
+  trials = pd.read_csv(workdir / 'trials.csv')
+  test = trials[trials.split == 'test']
+  # 18 images of 'stripes'; a fifth of 30, held out, of the other.
+  for task, images in (('stripes', 18), ('held-out', 6)):
+    correct = test[test.task == task].accuracy * images
+    np.testing.assert_allclose(correct, correct.round(), atol=1e-3)
+
+
+def test_the_chosen_model_is_kept_fine_tuned(workdir):
+  scores = pd.read_csv(workdir / 'scores.csv')
+  trials = pd.read_csv(workdir / 'trials.csv')
+  for task in ('stripes', 'held-out'):
+    described = json.loads((workdir / 'transfer' / task / 'model.json').read_text())
+    candidates = scores[(scores.task == task) & (scores.kind != 'random')]
+    assert described['model'] in set(
+      candidates[candidates.score == candidates.score.max()].model
+    )
+    rows = trials[(trials.task == task) & (trials.model == described['model'])]
+    assert any(np.isclose(rows[rows.split == 'test'].accuracy, described['test_accuracy'], atol=1e-5))
+    params = weights.load(workdir / 'transfer' / task / 'model.npz')
+    assert params['head']['bias'].shape == (2,)
+
+
+def test_report_and_curves(workdir, chain):
+  printed = chain[1].stdout
+  text = (workdir / 'report' / 'report.md').read_text()
+  for task in ('stripes', 'held-out'):
+    assert re.search(rf'^\|\s*{task}\s*\|', text, re.MULTILINE)
+    assert re.search(rf'^\s*{task}\s', printed, re.MULTILINE)
+    assert (workdir / 'report' / f'knn_{task}.png').read_bytes()[:4] == b'\x89PNG'
+
+
+def test_progress_lines_tell_rate_and_time_left(chain):
+  assert re.search(r'upstream step 12/12 loss [\d.]+ .*img/s, \d+:\d\d left', chain[1].stderr)
+
+
+def test_tensorboard_holds_curves_inputs_table_histograms_and_sweeps(workdir):
+  from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+  def tags(run):
+    events = EventAccumulator(str(workdir / 'tensorboard' / run))
+    events.Reload()
+    return {tag for kind in ('scalars', 'images', 'tensors', 'histograms') for tag in events.Tags()[kind]}
+
+  for run in ('upstream/baseline', 'experts/full/warm', 'experts/adapter/cold'):
+    assert {'loss', 'accuracy', 'learning_rate', 'test_accuracy', 'input'} <= tags(run)
+  assert {'steps_per_second', 'images_per_second'} <= tags('upstream')
+  assert {'scores', 'knn_accuracy/stripes', 'knn_accuracy/held-out'} <= {
+    tag.removesuffix('/text_summary') for tag in tags('select')
+  }
+  trial = 'transfer/stripes/baseline/validation/lr0.5-steps4-seed0'
+  assert '_hparams_/session_start_info' in ''.join(tags(trial)) or (
+    workdir / 'tensorboard' / trial
+  ).exists()
+  assert 'accuracy' in tags(trial)
+
+
+def test_a_second_run_skips_what_is_finished(workdir, config_file):
+  from experts import app
+  from tests.phases.conftest import ROOT  # noqa: F401
+
+  before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*.csv')}
+  import importlib.util
+  import sys
+
+  sys.path.insert(0, str(ROOT))
+  spec = importlib.util.spec_from_file_location('chain_config', config_file)
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  config = module.get_config()
+  app.run(config, str(workdir))
+  assert {path: path.stat().st_mtime_ns for path in workdir.rglob('*.csv')} == before
+  config.upstream.learning_rate = 0.25
+  with pytest.raises(ValueError, match=r'upstream\.learning_rate \(was 0\.5, is 0\.25\)'):
+    app.run(config, str(workdir))

@@ -1,0 +1,91 @@
+"""Two tiny populations: a linear model where the loop is tested, a ResNet where the network matters."""
+
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experts.models import resnet
+from experts.training import optim, population
+
+SIZE, CLASSES, BATCH = 16, 4, 8
+
+
+def make_mesh(groups: int, shards: int) -> jax.sharding.Mesh:
+  """A mesh over the first devices only; `population.make_mesh` always takes all."""
+  devices = jax.devices()[: groups * shards]
+  return jax.make_mesh(
+    (groups, shards), ('population', 'data'), axis_types=(AxisType.Auto,) * 2, devices=devices
+  )
+
+
+def linear_objective(params, batch):
+  images = batch['image'].reshape(len(batch['label']), -1) / 127.5 - 1
+  logits = images @ params['head']['kernel'] + params['head']['bias']
+  return _score(logits, batch)
+
+
+MODEL = resnet.ResNet(14, 1 / 16, 'small')
+
+
+def resnet_objective(params, batch):
+  return _score(resnet.forward(MODEL, params, resnet.normalise(batch['image']))[0], batch)
+
+
+def _score(logits, batch):
+  loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch['label']).mean()
+  return loss, {'accuracy': jnp.mean(logits.argmax(-1) == batch['label'])}
+
+
+def linear_params(seed: int):
+  rng = np.random.default_rng(seed)
+  kernel = rng.normal(0, 0.01, (SIZE * SIZE * 3, CLASSES)).astype(np.float32)
+  return {'head': {'kernel': kernel, 'bias': np.zeros(CLASSES, np.float32)}}
+
+
+def images(member: int, step: int, batch: int = BATCH):
+  """Noise of a mean that tells the class, a function of (member, step)."""
+  rng = np.random.default_rng([member, step])
+  label = rng.integers(0, CLASSES, batch).astype(np.int32)
+  image = rng.normal(40 + 50 * label[:, None, None, None], 60, (batch, SIZE, SIZE, 3))
+  return {'image': np.clip(image, 0, 255).astype(np.uint8), 'label': label}
+
+
+def stream(members, start: int = 0, stop: int = 10**6, batch: int = BATCH):
+  """Batches of the numbered members, from step `start` (of those done) on."""
+  for step in range(start, stop):
+    parts = [images(member, step, batch) for member in members]
+    yield {key: np.stack([part[key] for part in parts]) for key in parts[0]}
+
+
+def make_population(objective, rates, names=None, at_once=1, log_every=5, steps=50, decay=1e-3):
+  return population.Population(
+    names=names or [f'm{i}' for i in range(len(rates))],
+    objective=objective,
+    learning_rate=rates,
+    weight_decay=[decay] * len(rates),
+    schedule=optim.staircase(steps, steps // 10, (1 / 3, 2 / 3)),
+    momentum=0.9,
+    members_at_once=at_once,
+    log_every=log_every,
+  )
+
+
+def run(members, mesh, trained, frozen, batches):
+  """Trains on all of `batches`; returns the state, on the host."""
+  state = population.create_state(members, mesh, trained)
+  frozen = jax.device_put(frozen, NamedSharding(mesh, P()))
+  step = population.make_step(members, mesh)
+  for batch in batches:
+    state, _ = step(state, frozen, population.put_batch(mesh, batch))
+  return jax.device_get(state)
+
+
+@pytest.fixture(scope='session')
+def toy():
+  return types.SimpleNamespace(**{k: v for k, v in globals().items() if not k.startswith('_')})

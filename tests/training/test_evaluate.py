@@ -1,0 +1,71 @@
+"""Every example counts exactly once, on any number of devices."""
+
+import numpy as np
+import pytest
+
+from experts.training import evaluate
+
+CLASSES, BATCH = 5, 16
+
+
+def _predict(params, images):
+  return images.reshape(len(images), -1) / 255.0 @ params['head']['kernel'] + params['shift']['bias']
+
+
+def _batches(images, labels, rng):
+  """Batches of 16; the last is padded with rows whose labels would be right, were they counted."""
+  for first in range(0, len(images), BATCH):
+    number = min(BATCH, len(images) - first)
+    fill = rng.integers(0, number, BATCH - number)
+    rows = first + np.concatenate([np.arange(number), fill])
+    mask = np.arange(BATCH) < number
+    yield {'image': images[rows], 'label': labels[rows], 'mask': mask}
+
+
+@pytest.mark.parametrize('mesh', [(1, 8), (2, 4), (1, 1)])
+@pytest.mark.parametrize('number', [1, 16, 37])
+def test_accuracy_is_of_every_example_once(toy, mesh, number):
+  rng = np.random.default_rng(number)
+  images = rng.integers(0, 256, (number, 4, 4, 3)).astype(np.uint8)
+  labels = rng.integers(0, CLASSES, number).astype(np.int32)
+  kernels = rng.normal(size=(2, 48, CLASSES)).astype(np.float32)
+  bias = rng.normal(size=CLASSES).astype(np.float32)
+
+  run = evaluate.make_evaluate(_predict, toy.make_mesh(*mesh))
+  accuracy = run(
+    {'head': {'kernel': kernels}}, {'shift': {'bias': bias}}, _batches(images, labels, rng)
+  )
+
+  scores = np.einsum('nd,pdc->pnc', images.reshape(number, -1) / 255.0, kernels.astype(float)) + bias
+  expected = (scores.argmax(-1) == labels).mean(-1)
+  assert accuracy.shape == (2,)
+  np.testing.assert_array_equal(np.round(accuracy * number), np.round(expected * number))
+  np.testing.assert_allclose(accuracy, expected, rtol=1e-12)
+
+
+def test_an_undecodable_image_in_the_middle_counts_nothing(toy):
+  images = np.zeros((8, 4, 4, 3), np.uint8)
+  labels = np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int32)
+  mask = np.array([1, 0, 1, 1, 0, 1, 1, 0], bool)
+  kernel = np.zeros((1, 48, CLASSES), np.float32)
+  run = evaluate.make_evaluate(_predict, toy.make_mesh(1, 8))
+  batch = {'image': images, 'label': labels, 'mask': mask}
+  bias = np.array([1, 0, 0, 0, 0], np.float32)
+  accuracy = run({'head': {'kernel': kernel}}, {'shift': {'bias': bias}}, [batch])
+  np.testing.assert_allclose(accuracy, [4 / 5])
+
+
+@pytest.mark.parametrize('batches', [[], [False]])
+def test_no_example_is_an_error(toy, batches):
+  run = evaluate.make_evaluate(_predict, toy.make_mesh(1, 8))
+  batches = [
+    {
+      'image': np.zeros((8, 4, 4, 3), np.uint8),
+      'label': np.zeros(8, np.int32),
+      'mask': np.full(8, value),
+    }
+    for value in batches
+  ]
+  trained = {'head': {'kernel': np.zeros((1, 48, CLASSES), np.float32)}}
+  with pytest.raises(ValueError, match='no example to evaluate'):
+    run(trained, {'shift': {'bias': np.zeros(CLASSES, np.float32)}}, batches)
