@@ -19,13 +19,13 @@ def get_config():
     small,
     # split/Top/[Coarse/]Fine/file.jpg: 81 classes, and the folders above them are the hierarchy.
     data='images:grocery64/grocery64.tar.gz',
-    duration='100 epochs',
+    duration='60 epochs',
     learning_rate=0.2,
     warmup='100 steps',
   )
-  config.experts.update(count=5, min_images=240)
-  config.experts.full.update(small, duration='10 epochs', learning_rate=0.05)
-  config.experts.adapter.update(small, duration='20 epochs', learning_rate=0.2)
+  config.experts.update(count=4, min_images=240)
+  config.experts.full.update(small, duration='6 epochs', learning_rate=0.1)
+  config.experts.adapter.update(small, duration='6 epochs', learning_rate=0.1)
   config.tasks = {
     'flowers5': common.task('images:flowers5/flowers5-sub.tar.gz'),
     'sign-digits': common.task('images:sign-digits/sign-digits.tar.gz'),
@@ -33,9 +33,9 @@ def get_config():
   }
   config.transfer.update(
     models='all',
-    batch_size=64,
-    durations=('200 steps',),
-    learning_rates=(0.2, 0.05),
+    batch_size=32,
+    durations=('100 steps',),
+    learning_rates=(0.4, 0.1),
     retrains=2,
   )
   return config

@@ -21,8 +21,9 @@ def get_config():
   }
   config.upstream.update(small, duration='900 steps', learning_rate=0.2)
   config.experts.update(count=4, min_images=1500, max_share=0.2)
-  config.experts.full.update(small, duration='150 steps', learning_rate=0.05, warmup='10 %')
-  config.experts.adapter.update(small, duration='150 steps', learning_rate=0.05, warmup='10 %')
+  small.update(batch_size=64, duration='200 steps', learning_rate=0.1, warmup='10 %')
+  config.experts.full.update(small)
+  config.experts.adapter.update(small)
   config.tasks = {
     name: common.task(f'glyphs:{name}') for name in ('digits', 'alphabet', 'orientation')
   }

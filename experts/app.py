@@ -2,8 +2,10 @@
 
 import ctypes
 import glob
+import importlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -42,8 +44,10 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the config's phases in order.
 
   A phase that has finished here for the same config is skipped. Errors that a user can mend end the program with one
-  line and code 1.
+  line and code 1; SIGTERM ends it with code 0, and the same command goes on from there.
   """
+  # The training loop takes the signal itself, to save first; elsewhere what is half done is done again.
+  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   try:
     run(config, workdir)
   except (ValueError, OSError, FloatingPointError) as error:
@@ -80,10 +84,18 @@ def _run_phase(config, workdir, phase, board):
   _write_record(workdir, phase, {'config': _inputs(config, phase), 'finished': False})
   started = time.monotonic()
   # Imported where used: a phase that does not run need not load what it needs.
-  module = __import__(f'experts.phases.{phase}', fromlist=['run'])
-  module.run(config, workdir, board)
+  module = importlib.import_module(f'experts.phases.{phase}')
+  before = _files(workdir)
+  try:
+    module.run(config, workdir, board)
+  except (ValueError, OSError):
+    # A mistyped path, say: as long as nothing was made, the mended config is no other one.
+    if not record and _files(workdir) == before:
+      os.remove(_record_path(workdir, phase))
+    raise
   # The programs of one phase are of no use to the next, and take memory.
   jax.clear_caches()
+  _give_back_memory()
   seconds = round(time.monotonic() - started, 1)
   _write_record(
     workdir,
@@ -99,10 +111,21 @@ def _run_phase(config, workdir, phase, board):
   logging.info('%s: finished in %.0f s', phase, seconds)
 
 
+def _files(workdir):
+  """What the phases have made, without the records and the curves that are kept of them."""
+  kept = {
+    folder: files
+    for folder, _, files in os.walk(workdir)
+    if os.path.relpath(folder, workdir).split(os.sep)[0] not in ('phases', 'tensorboard')
+  }
+  return {os.path.join(folder, name) for folder, files in kept.items() for name in files}
+
+
 def _quiet_orbax():
-  # It logs twenty lines a save at the level at which this program says how training goes.
+  # It logs twenty lines a save at the level at which this program says how training goes, and a traceback of each error
+  # that it raises as well.
   def own_or_serious(entry):
-    return entry.levelno >= 30 or 'orbax' not in entry.pathname
+    return 'orbax' not in entry.pathname or (entry.levelno >= 30 and not entry.exc_info)
 
   handler = logging.get_absl_handler()
   if not handler.filters:
@@ -127,6 +150,12 @@ def _keep_freed_memory():
     library.mallopt(mmap_max, 0)
     library.mallopt(trim_threshold, 2**31 - 1)
     library.mallopt(top_pad, 2**26)
+
+
+def _give_back_memory():
+  library = ctypes.CDLL(None) if sys.platform.startswith('linux') else None
+  if hasattr(library, 'malloc_trim'):
+    library.malloc_trim(0)
 
 
 def _make_writable(workdir):

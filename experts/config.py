@@ -7,6 +7,7 @@ or there is found by the first test that loads a config.
 
 import dataclasses
 import difflib
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -40,7 +41,7 @@ def number(low: float, high: float = float('inf')) -> Field:
 
 
 def positive() -> Field:
-  return Field(float, lambda v: v > 0, 'a number above 0')
+  return Field(float, lambda v: 0 < v < float('inf'), 'a number above 0')
 
 
 def choice(*options: str) -> Field:
@@ -63,16 +64,22 @@ def numbers(low: float, high: float) -> Field:
   )
 
 
-def duration(*units: str) -> Field:
-  def accepts(value: str) -> bool:
+def duration(*units: str, above_zero: bool = True) -> Field:
+  def accepts(value: Any) -> bool:
     try:
-      return optim.parse_duration(value)[1] in units
-    except ValueError:
+      amount, unit = optim.parse_duration(value)
+    except (TypeError, ValueError):
       return False
+    return unit in units and (amount > 0 or not above_zero)
 
-  return Field(str, accepts, f"a number and a unit ({', '.join(units)}), such as '30 {units[0]}'")
+  rule = (
+    f"a number{' above 0' * above_zero} and a unit ({', '.join(units)}), such as '30 {units[0]}'"
+  )
+  return Field(str, accepts, rule)
 
 
+# In the order in which each needs what those before it leave.
+PHASES = ('upstream', 'experts', 'select', 'transfer', 'report')
 STR = Field(str)
 BOOL = Field(bool)
 
@@ -83,7 +90,7 @@ TRAINING = {
   'learning_rate': positive(),
   'momentum': number(0, 0.9999),
   'weight_decay': number(0),
-  'warmup': duration('steps', '%'),
+  'warmup': duration('steps', '%', above_zero=False),
   'decay_at': numbers(0, 1),
   'mixup': number(0),
   'crop': choice('inception', 'random', 'none'),
@@ -92,7 +99,7 @@ TRAINING = {
 
 SCHEMA = {
   'seed': integer(0),
-  'phases': some_of('upstream', 'experts', 'select', 'transfer', 'report'),
+  'phases': some_of(*PHASES),
   'data_dir': STR,
   'pool': STR,
   'model': {
@@ -144,7 +151,7 @@ SCHEMA = {
     'durations': Field(
       tuple,
       lambda v: len(v) > 0 and all(duration('steps', 'epochs', 'examples').accepts(x) for x in v),
-      "at least one number and unit, such as '2500 steps'",
+      "at least one number above 0 with its unit, such as '2500 steps'",
     ),
     'retrains': integer(1),
     **{k: v for k, v in TRAINING.items() if k not in ('learning_rate', 'duration')},
@@ -159,13 +166,10 @@ def validate(config: ml_collections.ConfigDict) -> None:
     ValueError: one line that names the first unknown, missing or out-of-range field.
   """
   _validate_section(config.to_dict(), SCHEMA, '')
-  phases, needs = config.phases, {'experts': 'upstream', 'transfer': 'select', 'report': 'select'}
-  for phase, earlier in needs.items():
-    order_broken = (
-      phase in phases and earlier in phases and phases.index(phase) < phases.index(earlier)
-    )
-    if order_broken:
-      raise ValueError(f'config.phases: {earlier!r} must come before {phase!r}')
+  phases = config.phases
+  for one, after in itertools.pairwise(phases):
+    if PHASES.index(after) < PHASES.index(one):
+      raise ValueError(f'config.phases: {after!r} must come before {one!r}')
   if not phases:
     raise ValueError('config.phases is empty: name at least one phase')
   if config.image.resize < config.image.size:

@@ -3,7 +3,9 @@
 The only module that knows Orbax.
 """
 
+import contextlib
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -16,31 +18,41 @@ Tree = Any
 class Checkpoints:
   """The checkpoints of one run, in one folder.
 
-  A save that fails in the background raises at the next `save`, `wait` or `check`.
+  A save that fails in the background raises OSError at the next `save`, `wait` or `check`.
   """
 
   def __init__(self, folder: str, keep: int):
     options = ocp.CheckpointManagerOptions(
-      max_to_keep=keep, enable_async_checkpointing=True, cleanup_tmp_directories=True
+      max_to_keep=keep,
+      enable_async_checkpointing=True,
+      cleanup_tmp_directories=True,
+      # Else, where a folder cannot be made, Orbax's threads wait ten minutes for it before the program can end.
+      async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
     )
-    self._manager = ocp.CheckpointManager(os.path.abspath(folder), options=options)
+    # A named item: Orbax would guess the layout of all checkpoints from the newest, which may be damaged.
+    self._manager = ocp.CheckpointManager(
+      os.path.abspath(folder), options=options, item_names=('state',)
+    )
 
   def save(self, step: int, state: Tree) -> None:
     """Starts to save; returns when the arrays are copied off the device."""
-    self.check()
-    self._manager.save(step, args=ocp.args.StandardSave(state))
+    with self._failures():
+      self._manager.save(step, args=ocp.args.Composite(state=ocp.args.StandardSave(state)))
 
   def check(self) -> None:
-    """Raises what went wrong in the background, if anything did."""
-    self._manager.check_for_errors()
+    """Raises what went wrong in the background, if anything did; never waits."""
+    # Orbax's own check forgets what its finalising thread has seen.
+    if not self._manager.is_saving_in_progress():
+      self.wait()
 
   def wait(self) -> None:
     """Returns when everything is on disk; raises if that failed."""
-    self._manager.wait_until_finished()
-    self._manager.check_for_errors()
+    with self._failures():
+      self._manager.wait_until_finished()
 
   def close(self) -> None:
-    self._manager.close()
+    with self._failures():
+      self._manager.close()
 
   def restore_last_good(self, state: Tree) -> Tree | None:
     """Restores the newest checkpoint that can be read.
@@ -55,18 +67,19 @@ class Checkpoints:
       ValueError: if there are checkpoints and none can be read.
     """
     target = jax.tree.map(ocp.utils.to_shape_dtype_struct, state)
+    wanted = ocp.args.Composite(state=ocp.args.StandardRestore(target))
     steps = sorted(self._manager.all_steps(), reverse=True)
     broken = []
     for step in steps:
       try:
-        restored = self._manager.restore(step, args=ocp.args.StandardRestore(target))
+        restored = self._manager.restore(step, args=wanted).state
       # Orbax and TensorStore raise a dozen types for a damaged file; whichever it is, an older checkpoint serves.
       except Exception as error:
         logging.warning(
           'checkpoint %d in %s cannot be read (%s); trying the one before it',
           step,
           self._manager.directory,
-          str(error).splitlines()[0] if str(error) else type(error).__name__,
+          _reason(error),
         )
         broken.append(step)
         continue
@@ -80,3 +93,20 @@ class Checkpoints:
         'remove that folder to start the phase again'
       )
     return None
+
+  @contextlib.contextmanager
+  def _failures(self) -> Iterator[None]:
+    try:
+      yield
+    # As many types as there are ways for a disk to fail.
+    except Exception as error:
+      raise OSError(
+        f'cannot save a checkpoint in {self._manager.directory}: {_reason(error)}'
+      ) from error
+
+
+def _reason(error: BaseException) -> str:
+  """The first line of what lies at the bottom of an error."""
+  while error.__cause__ is not None:
+    error = error.__cause__
+  return (str(error).splitlines() or [type(error).__name__])[0]

@@ -20,9 +20,9 @@ class Lines:
     rows = []
     if os.path.exists(self._path):
       with open(self._path, newline='') as file:
-        # A crash may have left half a line at the end.
-        complete = [row for row in csv.reader(file) if len(row) == len(FIELDS)][1:]
-      rows = [row for row in complete if int(row[0]) <= step]
+        # A crash may have left half a line at the end, perhaps with a value that still looks like one.
+        whole = [line for line in file if line.endswith('\n')]
+      rows = [row for row in list(csv.reader(whole))[1:] if int(row[0]) <= step]
     temporary = f'{self._path}.tmp'
     with open(temporary, 'w', newline='') as file:
       csv.writer(file, lineterminator='\n').writerows([FIELDS, *rows])

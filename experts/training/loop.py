@@ -20,8 +20,9 @@ from experts.training.progress import Progress
 
 Tree = Any
 
-# Steps that may be queued on the device: enough to keep it busy, few enough that batches do not pile up.
-_IN_FLIGHT = 2
+# Steps that may wait on the device behind the one that runs: enough to keep it busy. Each holds its batch and, on a CPU,
+# its temporaries.
+_IN_FLIGHT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +72,9 @@ def train(
     The state after the last step.
 
   Raises:
-    FloatingPointError: a loss is not finite; names member and step. No checkpoint is made after it.
+    FloatingPointError: a loss, or a parameter to be saved, is not finite; names member and step. No checkpoint is made
+      after it.
+    OSError: a checkpoint cannot be written.
     SystemExit: with code 0 after SIGTERM; a checkpoint of the last step is on disk.
   """
   checkpoints = records.checkpoints
@@ -79,6 +82,9 @@ def train(
     state = restored
     logging.info('%s: goes on from step %d', records.run, int(pop.fetch(state.step)))
   start = int(pop.fetch(state.step))
+  if start >= steps:
+    # The last checkpoint is made when all else is written; what came after this run was cut short.
+    return state
   if records.lines:
     records.lines.start(start)
   step_fn = pop.make_step(population, mesh)
@@ -102,13 +108,9 @@ def train(
       if done == steps:
         break
       if checkpoints and (stop.is_set or done % records.checkpoint_every == 0):
-        _check_finite(population, state, records)
-        checkpoints.save(done, state)
+        _save(population, records, state, done)
       if stop.is_set:
-        if checkpoints:
-          checkpoints.wait()
-          logging.warning('%s: stopped by SIGTERM, saved at step %d', records.run, done)
-        sys.exit(0)
+        _exit(records, done)
   if done < steps:
     raise ValueError(f'{records.run}: the data ended at step {done} of {steps}')
   if evaluate:
@@ -117,10 +119,27 @@ def train(
       records.lines.append(steps, population.names, metrics)
     _write_scalars(population, records, steps, metrics)
   if checkpoints:
-    if steps > start:
-      checkpoints.save(steps, state)
+    _save(population, records, state, steps)
     checkpoints.wait()
+  if stop.is_set:
+    _exit(records, steps)
   return state
+
+
+def _save(population, records, state, step):
+  """Saves what can be gone on from: after a finite loss the update may still have been too large."""
+  _check_finite(population, state, records)
+  for member, finite in zip(population.names, pop.fetch(pop.finite(state.trained)), strict=True):
+    if not finite:
+      raise _not_finite(records, 'parameters', 'are', member, step)
+  records.checkpoints.save(step, state)
+
+
+def _exit(records, step):
+  if records.checkpoints:
+    records.checkpoints.wait()
+  logging.warning('%s: stopped by SIGTERM at step %d', records.run, step)
+  sys.exit(0)
 
 
 def _log(population, records, state, step, progress, may_diverge) -> dict[str, float]:
@@ -151,13 +170,16 @@ def _show_inputs(records, population, step, batch):
 
 
 def _check_finite(population, state, records):
-  bad = pop.fetch(state.bad_step)
-  for member, step in zip(population.names, bad, strict=True):
+  for member, step in zip(population.names, pop.fetch(state.bad_step), strict=True):
     if step >= 0:
-      raise FloatingPointError(
-        f'{records.run}: the loss of member {member!r} is not finite at step {step}; '
-        'lower its learning rate or lengthen its warm-up (earlier checkpoints are kept)'
-      )
+      raise _not_finite(records, 'loss', 'is', member, step)
+
+
+def _not_finite(records, what, verb, member, step):
+  return FloatingPointError(
+    f'{records.run}: the {what} of member {member!r} {verb} not finite at step {step}; '
+    'lower its learning rate or lengthen its warm-up (earlier checkpoints are kept)'
+  )
 
 
 class _Flag:

@@ -41,7 +41,7 @@ class State:
     optimizer: their momenta.
     sums: {metric: float32 [P]}, added up since the last log line. Kept here and not on the host so that a run resumed
       between two log lines prints the same second line.
-    bad_step: int32 [P], the first step whose loss was not finite, or -1.
+    bad_step: int32 [P], the first step, counted from 1 as in the metric lines, whose loss was not finite; or -1.
   """
 
   step: jax.Array
@@ -208,7 +208,7 @@ def _step(
     trained=trained,
     optimizer=optimizer,
     sums={name: keep * total + metrics[name] for name, total in state.sums.items()},
-    bad_step=jnp.where(newly_bad, state.step, state.bad_step),
+    bad_step=jnp.where(newly_bad, state.step + 1, state.bad_step),
   )
   return new, metrics['loss']
 
@@ -234,6 +234,13 @@ def each_member(function: Callable[[Tree], Tree], args: Tree, at_once: int = 1) 
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
   out = jax.lax.map(chunk, chunks)
   return jax.tree.map(lambda x: x.reshape(members, *x.shape[2:]), out)
+
+
+@jax.jit
+def finite(trained: Tree) -> jax.Array:
+  """Whether all parameters of each member are finite, bool [P]."""
+  leaves = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(trained)]
+  return jnp.stack(leaves).all(0)
 
 
 def fetch(tree: Tree) -> Tree:

@@ -2,11 +2,14 @@
 
 import json
 import re
+import runpy
+import shutil
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from experts import app
 from experts.models import weights
 from experts.selection import pool
 
@@ -79,11 +82,11 @@ def test_the_chosen_model_is_kept_fine_tuned(workdir):
   for task in ('stripes', 'held-out'):
     described = json.loads((workdir / 'transfer' / task / 'model.json').read_text())
     candidates = scores[(scores.task == task) & (scores.kind != 'random')]
-    assert described['model'] in set(
-      candidates[candidates.score == candidates.score.max()].model
-    )
+    assert described['model'] in set(candidates[candidates.score == candidates.score.max()].model)
     rows = trials[(trials.task == task) & (trials.model == described['model'])]
-    assert any(np.isclose(rows[rows.split == 'test'].accuracy, described['test_accuracy'], atol=1e-5))
+    assert any(
+      np.isclose(rows[rows.split == 'test'].accuracy, described['test_accuracy'], atol=1e-5)
+    )
     params = weights.load(workdir / 'transfer' / task / 'model.npz')
     assert params['head']['bias'].shape == (2,)
 
@@ -107,7 +110,9 @@ def test_tensorboard_holds_curves_inputs_table_histograms_and_sweeps(workdir):
   def tags(run):
     events = EventAccumulator(str(workdir / 'tensorboard' / run))
     events.Reload()
-    return {tag for kind in ('scalars', 'images', 'tensors', 'histograms') for tag in events.Tags()[kind]}
+    return {
+      tag for kind in ('scalars', 'images', 'tensors', 'histograms') for tag in events.Tags()[kind]
+    }
 
   for run in ('upstream/baseline', 'experts/full/warm', 'experts/adapter/cold'):
     assert {'loss', 'accuracy', 'learning_rate', 'test_accuracy', 'input'} <= tags(run)
@@ -116,27 +121,32 @@ def test_tensorboard_holds_curves_inputs_table_histograms_and_sweeps(workdir):
     tag.removesuffix('/text_summary') for tag in tags('select')
   }
   trial = 'transfer/stripes/baseline/validation/lr0.5-steps4-seed0'
-  assert '_hparams_/session_start_info' in ''.join(tags(trial)) or (
-    workdir / 'tensorboard' / trial
-  ).exists()
+  assert (
+    '_hparams_/session_start_info' in ''.join(tags(trial))
+    or (workdir / 'tensorboard' / trial).exists()
+  )
   assert 'accuracy' in tags(trial)
 
 
 def test_a_second_run_skips_what_is_finished(workdir, config_file):
-  from experts import app
-  from tests.phases.conftest import ROOT  # noqa: F401
-
   before = {path: path.stat().st_mtime_ns for path in workdir.rglob('*.csv')}
-  import importlib.util
-  import sys
-
-  sys.path.insert(0, str(ROOT))
-  spec = importlib.util.spec_from_file_location('chain_config', config_file)
-  module = importlib.util.module_from_spec(spec)
-  spec.loader.exec_module(module)
-  config = module.get_config()
+  config = runpy.run_path(str(config_file))['get_config']()
   app.run(config, str(workdir))
   assert {path: path.stat().st_mtime_ns for path in workdir.rglob('*.csv')} == before
   config.upstream.learning_rate = 0.25
   with pytest.raises(ValueError, match=r'upstream\.learning_rate \(was 0\.5, is 0\.25\)'):
     app.run(config, str(workdir))
+
+
+def test_a_changed_weights_file_is_refused(workdir, config_file, tmp_path):
+  config = runpy.run_path(str(config_file))['get_config']()
+  config.phases = ('select',)
+  config.run.tensorboard = False
+  shutil.copytree(workdir / 'weights', tmp_path / 'weights')
+  shutil.copy(workdir / 'pool.json', tmp_path)
+  params = weights.load(tmp_path / 'weights' / 'full.cold.npz')
+  params['backbone']['root']['kernel'][0, 0, 0, 0] += 1
+  weights.save(str(tmp_path / 'weights' / 'full.cold.npz'), params)
+  with pytest.raises(ValueError, match=r"full\.cold\.npz.*'full:cold' \(hashes differ\)"):
+    app.run(config, str(tmp_path))
+  assert not (tmp_path / 'scores.csv').exists()

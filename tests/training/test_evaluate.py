@@ -9,7 +9,9 @@ CLASSES, BATCH = 5, 16
 
 
 def _predict(params, images):
-  return images.reshape(len(images), -1) / 255.0 @ params['head']['kernel'] + params['shift']['bias']
+  return (
+    images.reshape(len(images), -1) / 255.0 @ params['head']['kernel'] + params['shift']['bias']
+  )
 
 
 def _batches(images, labels, rng):
@@ -36,7 +38,9 @@ def test_accuracy_is_of_every_example_once(toy, mesh, number):
     {'head': {'kernel': kernels}}, {'shift': {'bias': bias}}, _batches(images, labels, rng)
   )
 
-  scores = np.einsum('nd,pdc->pnc', images.reshape(number, -1) / 255.0, kernels.astype(float)) + bias
+  scores = (
+    np.einsum('nd,pdc->pnc', images.reshape(number, -1) / 255.0, kernels.astype(float)) + bias
+  )
   expected = (scores.argmax(-1) == labels).mean(-1)
   assert accuracy.shape == (2,)
   np.testing.assert_array_equal(np.round(accuracy * number), np.round(expected * number))

@@ -145,7 +145,7 @@ def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
   parameters = sum(leaf.size for leaf in jax.tree.leaves(network))
   # Beside the gradients, the loss and the accuracy.
   assert reduced == parameters + 2
-  assert len(results) <= len(jax.tree.leaves(network)) + 2
+  assert len(results) <= 3
   for collective in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
     assert f' {collective}(' not in text
 

@@ -1,0 +1,49 @@
+"""configs/vtab_knn.py end to end on mocked TFDS data, with the pool of the chain."""
+
+import pandas as pd
+import pytest
+import tensorflow_datasets as tfds
+
+from configs import vtab_knn
+from experts import app
+
+
+def _config(workdir, tasks):
+  config = vtab_knn.get_config(tasks)
+  config.pool = str(workdir / 'pool.json')
+  for task in config.tasks.values():
+    # Mocked splits hold a few images each.
+    task.update(train_images=0, validation_images=8)
+  config.run.update(tensorboard=False, evaluation_batch=16)
+  config.transfer.update(
+    batch_size=16, durations=('3 steps',), learning_rates=(0.1, 0.01), retrains=2
+  )
+  return config
+
+
+def test_selects_transfers_and_reports(chain, tmp_path):
+  config = _config(chain[0], 'svhn,patch_camelyon')
+  with tfds.testing.mock_data(num_examples=20):
+    app.run(config, str(tmp_path))
+  scores = pd.read_csv(tmp_path / 'scores.csv')
+  assert sorted(scores.task.unique()) == ['patch_camelyon', 'svhn']
+  assert len(scores) == 12
+  trials = pd.read_csv(tmp_path / 'trials.csv')
+  # The chosen model and the baseline, which may be the same.
+  assert trials.groupby('task').model.nunique().isin([1, 2]).all()
+  assert 'svhn' in (tmp_path / 'report' / 'report.md').read_text()
+
+
+def test_a_task_that_is_not_prepared_is_named_with_what_prepares_it(chain, tmp_path):
+  config = _config(chain[0], 'caltech101,dtd')
+  config.data_dir = str(tmp_path / 'nothing')
+  with pytest.raises(FileNotFoundError) as raised:
+    app.run(config, str(tmp_path / 'work'))
+  for name in ('caltech101', 'dtd'):
+    assert f"task '{name}'" in str(raised.value)
+    assert f"tfds.builder('{name}" in str(raised.value)
+  assert 'GiB' in str(raised.value)
+
+
+def test_all_nineteen_tasks_unless_named():
+  assert len(vtab_knn.get_config().tasks) == 19
