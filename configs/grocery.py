@@ -34,7 +34,7 @@ def get_config():
   config.transfer.update(
     models='all',
     batch_size=32,
-    durations=('100 steps',),
+    durations=('80 steps',),
     learning_rates=(0.4, 0.1),
     retrains=2,
   )

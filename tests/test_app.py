@@ -16,7 +16,7 @@ import pytest
 from experts import app
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
-STEPS, CRASHES = 120, 5
+STEPS, CRASHES = 60, 5
 
 _CONFIG = """
 from configs import common
@@ -121,7 +121,7 @@ def test_a_run_killed_again_and_again_ends_as_an_undisturbed_one(
   workdir = tmp_path / 'run'
   survived = []
   # Each start goes on from where the kill before it left the run.
-  for step in sorted(random.Random(2).sample(range(2, STEPS - 20), CRASHES)):
+  for step in sorted(random.Random(2).sample(range(2, STEPS - 10), CRASHES)):
     process = _start(config_file, workdir)
     _wait_for_step(process, workdir, step)
     process.kill()
@@ -175,7 +175,10 @@ def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_its_reason(config_f
   folder.write_text('in the way')
   code, errors = _finish(process)
   assert code == 1
-  assert errors.splitlines()[-1].startswith(f'error: cannot save a checkpoint in {folder}: ')
+  # TensorStore's threads add their own lines to it, before and after.
+  said = [line for line in errors.splitlines() if line.startswith('error: ')]
+  assert len(said) == 1
+  assert said[0].startswith(f'error: cannot save a checkpoint in {folder}: ')
   folder.unlink()
   (workdir / 'upstream' / 'moved').rename(folder)
   assert any(path.name.isdigit() for path in folder.iterdir())
@@ -246,7 +249,7 @@ def test_a_mended_path_is_no_other_config(config, tmp_path):
 def test_a_loss_that_is_not_finite_keeps_the_record_of_its_config(config, tmp_path):
   config.upstream.learning_rate = 1e38
   config.upstream.duration = '12 steps'
-  with pytest.raises(FloatingPointError, match="upstream: .* of member 'baseline' .* at step"):
+  with pytest.raises(FloatingPointError, match=r"upstream: .* of member 'baseline' .* at step"):
     app.run(config, str(tmp_path))
   config.upstream.learning_rate = 0.1
   with pytest.raises(ValueError, match=r'upstream\.learning_rate \(was 1e\+38, is 0\.1\)'):

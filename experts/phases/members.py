@@ -209,7 +209,7 @@ def train(
       train_transform(config.image, section),
       section.batch_size,
       start_step=start,
-      num_steps=steps,
+      num_steps=steps - start,
       mixup=section.mixup,
       undecodable=config.image.undecodable,
     )

@@ -157,9 +157,3 @@ def _score(group, task, embeddings, labels) -> list[dict]:
     )
     logging.debug('%s', rows[-1])
   return rows
-
-
-def chosen(scores: pd.DataFrame, task: str) -> str:
-  """The model with the best score; a randomly initialised network is a control, not a candidate."""
-  part = scores[(scores.task == task) & (scores.kind != 'random')]
-  return part.loc[part.score.idxmax(), 'model']

@@ -6,7 +6,7 @@ import ml_collections
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from experts.data import sources
+from experts.data import batches, sources, transforms
 from experts.data.dataset import Dataset
 
 
@@ -74,6 +74,29 @@ def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -
   if task.test_images and task.test_images < len(test):
     test_indices, _ = _split(name, test, test_indices, task.test_images, seed)
   return Task(name, train, fit, validation, test, np.sort(test_indices))
+
+
+# Test images up to this size are decoded once for all trials.
+_HELD_BYTES = 2**30
+
+
+def hold(task: Task, transform: transforms.Transform) -> Task:
+  """Decodes the task's images once, since every trial reads all of them many times.
+
+  Args:
+    task: as loaded.
+    transform: without chance; the one that trains and evaluates alike.
+
+  Returns:
+    The task over arrays. A test split larger than a GiB stays as it is.
+  """
+  train = batches.in_memory(task.train, task.all, transform)
+  fit, validation = np.split(np.arange(len(train)), [len(task.fit)])
+  held = dataclasses.replace(task, train=train, fit=fit, validation=validation)
+  if 3 * transform.size**2 * len(task.test_indices) > _HELD_BYTES:
+    return held
+  test = batches.in_memory(task.test, task.test_indices, transform)
+  return dataclasses.replace(held, test=test, test_indices=np.arange(len(test)))
 
 
 def load_all(config: ml_collections.ConfigDict) -> list[Task]:

@@ -10,6 +10,7 @@ from absl import logging
 
 from experts.models import resnet, weights
 from experts.phases import members, select, tasks
+from experts.reporting import tables
 from experts.selection import pool
 from experts.training import optim, population
 from experts.training.board import Board
@@ -22,12 +23,20 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/."""
   path = select.pool_path(config, workdir)
   settings, candidates = pool.read_model(path), pool.read(path)
-  model = members.make_model(settings)
+  # The pool's models see images of the size that they were trained on.
+  config = config.copy_and_resolve_references()
+  config.image.update(size=settings['size'], resize=settings['resize'])
   scores = pd.read_csv(f'{workdir}/scores.csv')
   table = _Trials(f'{workdir}/trials.csv')
   for name, spec in config.tasks.items():
     task = tasks.load(name, spec, config.data_dir, config.seed)
-    best = select.chosen(scores, name)
+    transform = members.train_transform(config.image, config.transfer)
+    # An image that is skipped would move the indices of those behind it.
+    if transform == members.eval_transform(config.image.size, config.image.resize) and (
+      config.image.undecodable == 'raise'
+    ):
+      task = tasks.hold(task, transform)
+    best = tables.choose(scores[scores.task == name]).model
     wanted = [
       member
       for member in candidates
@@ -35,7 +44,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     ]
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      trainer = _Trainer(config, board, model, task, member, os.path.dirname(path), table)
+      trainer = _Trainer(config, board, settings, task, member, os.path.dirname(path), table)
       rate, steps = trainer.sweep()
       trainer.retrain(rate, steps, f'{workdir}/transfer/{name}' if member.name == best else '')
 
@@ -60,8 +69,9 @@ class _Trials:
 class _Trainer:
   """Fine-tunes one model on one task."""
 
-  def __init__(self, config, board, model, task, member, folder, trials):
-    self._config, self._board, self._model = config, board, model
+  def __init__(self, config, board, settings, task, member, folder, trials):
+    self._config, self._board = config, board
+    self._settings, self._model = settings, members.make_model(settings)
     self._task, self._member, self._trials = task, member, trials
     self._folder = folder
     self._key = {'task': task.name, 'model': member.name}
@@ -164,7 +174,7 @@ class _Trainer:
       'steps': steps,
       'test_accuracy': float(accuracy[middle]),
       'classes': list(self._task.train.class_names),
-      'model_settings': {**self._config.model.to_dict()},
+      'network': self._settings,
     }
     with open(f'{folder}/model.json.tmp', 'w') as file:
       json.dump(described, file, indent=2, ensure_ascii=False)

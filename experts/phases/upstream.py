@@ -23,10 +23,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   key = jax.random.key(members.seed_of(config, 'init'))
   params = jax.device_get(resnet.init(model, key, len(hierarchy.nodes)))
   params['head']['bias'] = _prior(train, hierarchy)
+  start = _initial(config.upstream.init_from, params) if config.upstream.init_from else params
   os.makedirs(f'{workdir}/weights', exist_ok=True)
   weights.save(f'{workdir}/weights/random.npz', params)
-  if config.upstream.init_from:
-    params = _initial(config.upstream.init_from, params)
   section = config.upstream
   steps = optim.steps(section.duration, section.batch_size, len(train))
   logging.info(
@@ -45,7 +44,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     board,
     'upstream',
     [members.Stream('baseline', train, everything, members.seed_of(config, 'upstream'))],
-    population.stack([params]),
+    population.stack([start]),
     {},
     members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,

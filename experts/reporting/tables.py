@@ -43,13 +43,26 @@ def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'kn
   )
 
 
+def choose(scores: pd.DataFrame) -> pd.Series:
+  """The row of the best score; a randomly initialised network is a control, not a candidate.
+
+  Args:
+    scores: task, model, kind, score; the rows of one task and one strategy.
+
+  Raises:
+    ValueError: there is no candidate.
+  """
+  candidates = scores[scores.kind != 'random']
+  if candidates.empty:
+    raise ValueError(f"task '{scores.task.iloc[0]}' has no scored model but random ones")
+  return candidates.loc[candidates.score.idxmax()]
+
+
 def _task_row(
   task: str, scores: pd.DataFrame, medians: pd.Series, counts: pd.Series
 ) -> dict[str, str | float]:
   candidates = scores[scores.kind != 'random']
-  if candidates.empty:
-    raise ValueError(f"task '{task}' has no scored model but random ones")
-  chosen = candidates.loc[candidates.score.idxmax()]
+  chosen = choose(scores)
   tested = {model: medians.get((task, model), float('nan')) for model in scores.model}
   ranked = candidates.assign(tested=candidates.model.map(tested)).dropna(subset='tested')
   # Of equals the chosen one: it left nothing behind.

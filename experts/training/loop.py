@@ -178,7 +178,7 @@ def _check_finite(population, state, records):
 def _not_finite(records, what, verb, member, step):
   return FloatingPointError(
     f'{records.run}: the {what} of member {member!r} {verb} not finite at step {step}; '
-    'lower its learning rate or lengthen its warm-up (earlier checkpoints are kept)'
+    'lower its learning rate or lengthen its warm-up, in another workdir (earlier checkpoints are kept)'
   )
 
 

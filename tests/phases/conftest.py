@@ -30,7 +30,7 @@ def get_config():
   config.experts.update(count=2, min_images=30)
   config.experts.full.update(small, duration='6 steps', learning_rate=0.1)
   config.experts.adapter.update(small, duration='6 steps', learning_rate=0.1)
-  config.data_dir = %r
+  config.data_dir = {data_dir}
   config.tasks = {
     'stripes': common.task('images:task', train_images=0, validation_images=8),
     'held-out': common.task('images:plain', test='', train_images=0, validation_images=0),
@@ -74,7 +74,7 @@ def data_dir(tmp_path_factory) -> pathlib.Path:
 @pytest.fixture(scope='session')
 def config_file(data_dir) -> pathlib.Path:
   path = data_dir / 'config.py'
-  path.write_text(_CONFIG % str(data_dir))
+  path.write_text(_CONFIG.replace('{data_dir}', repr(str(data_dir))))
   return path
 
 

@@ -29,8 +29,8 @@ def test_pool_lists_every_model_with_its_slice(workdir):
   assert members['full:warm'].images == members['adapter:cold'].images == 36
   assert members['baseline'].images == 72
   assert members['adapter:warm'].backbone == 'weights/baseline.npz'
-  # Width 1/16: block inputs of 4, 8, 16 and 32 channels; norms and two kernels c × c/2 each.
-  adapter = sum(c * c + 3 * c for c in (4, 8, 16, 32))
+  # Width 1/16: block inputs of 4, 16, 32 and 64 channels; norms and two kernels c × c/2 each.
+  adapter = sum(c * c + 3 * c for c in (4, 16, 32, 64))
   assert members['adapter:warm'].parameters - members['baseline'].parameters == adapter
 
 

@@ -128,7 +128,7 @@ def test_a_folder_that_is_none_any_more_is_an_error_of_save(folder, open_):
   _fill(saved, [10])
   shutil.rmtree(folder)
   folder.write_text('in the way')
-  with pytest.raises(OSError, match='cannot save a checkpoint in .*Not a directory'):
+  with pytest.raises(OSError, match=r'cannot save a checkpoint in .*Not a directory'):
     saved.save(20, _state(20))
 
 
@@ -140,7 +140,7 @@ def test_a_full_disk_is_an_error_of_the_next_call(folder, open_, notice):
   # No file may grow past 20 kB, as when the disk is full; the arrays take 96.
   resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
   try:
-    with pytest.raises(OSError, match='cannot save a checkpoint in ') as error:
+    with pytest.raises(OSError, match='cannot save a checkpoint in ') as error:  # noqa: PT012
       saved.save(20, _state(20))
       if notice == 'save':
         saved.save(30, _state(30))

@@ -206,7 +206,7 @@ def test_parameters_spoilt_by_a_finite_loss_are_not_saved(train, toy):
     # The root of 0 is 0, its slope is not finite.
     return loss + jnp.sqrt(0 * params['head']['bias'].sum()), metrics
 
-  with pytest.raises(FloatingPointError, match="parameters of member 'one' are .* at step 1;"):
+  with pytest.raises(FloatingPointError, match=r"parameters of member 'one' are .* at step 1;"):
     train(objective=objective, save_every=1)
   assert not _saved(train.folder / 'run')
 
