@@ -2,8 +2,8 @@
 
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Two CPU cores, under 8 minutes and 3 GB. Expect the Greek expert to be chosen for the alphabet and to beat the baseline after
-fine-tuning by about 5 points, and the baseline to be chosen for the digits; the whole table is in the README.
+Two CPU cores, 5 to 8 minutes and under 4 GB. Expect the Greek expert to be chosen for the alphabet and to beat the baseline
+after fine-tuning by about 5 points, and the baseline to be chosen for the digits; the whole table is in the README.
 """
 
 from configs import common
