@@ -65,7 +65,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     FloatingPointError: a loss is not finite.
   """
   configs.validate(config)
-  _quiet_orbax()
+  _quiet_libraries()
   _keep_freed_memory()
   workdir = os.path.abspath(os.path.expanduser(workdir))
   _make_writable(workdir)
@@ -121,11 +121,12 @@ def _files(workdir):
   return {os.path.join(folder, name) for folder, files in kept.items() for name in files}
 
 
-def _quiet_orbax():
-  # It logs twenty lines a save at the level at which this program says how training goes, and a traceback of each error
-  # that it raises as well.
+def _quiet_libraries():
+  # Orbax logs twenty lines a save at the level at which this program says how training goes, and a traceback of each
+  # error that it raises as well; JAX logs each accelerator that is not there.
   def own_or_serious(entry):
-    return 'orbax' not in entry.pathname or (entry.levelno >= 30 and not entry.exc_info)
+    library = 'orbax' in entry.pathname or 'xla_bridge' in entry.pathname
+    return not library or (entry.levelno >= 30 and not entry.exc_info)
 
   handler = logging.get_absl_handler()
   if not handler.filters:

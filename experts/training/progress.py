@@ -47,6 +47,7 @@ class Progress:
     self._clock = clock
     self._images = 0
     self._marks = collections.deque()
+    self._metrics = {}
     self._bar = None
     if sys.stderr.isatty():
       self._bar = tqdm.tqdm(
@@ -69,7 +70,9 @@ class Progress:
     self._marks.append((self._clock(), step, self._images))
     while len(self._marks) > 2 and self._marks[-1][0] - self._marks[1][0] >= _WINDOW:
       self._marks.popleft()
-    shown = [' '.join(f'{name} {value:.4g}' for name, value in (metrics or {}).items())]
+    # The bar keeps the last metrics until there are new ones.
+    self._metrics = metrics or self._metrics
+    shown = [' '.join(f'{name} {value:.4g}' for name, value in self._metrics.items())]
     rates = self.rates()
     if rates:
       shown.append(f'{rates["images_per_second"]:,.0f} {self._unit}/s')
