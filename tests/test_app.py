@@ -175,10 +175,8 @@ def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_its_reason(config_f
   folder.write_text('in the way')
   code, errors = _finish(process)
   assert code == 1
-  # TensorStore's threads add their own lines to it, before and after.
-  said = [line for line in errors.splitlines() if line.startswith('error: ')]
-  assert len(said) == 1
-  assert said[0].startswith(f'error: cannot save a checkpoint in {folder}: ')
+  # TensorStore's threads write tracebacks of their own at the same time, even into the middle of a line.
+  assert errors.count(f'error: cannot save a checkpoint in {folder}: ') == 1
   folder.unlink()
   (workdir / 'upstream' / 'moved').rename(folder)
   assert any(path.name.isdigit() for path in folder.iterdir())
