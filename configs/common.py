@@ -39,6 +39,8 @@ def get_config():
       'data_dir': '',
       # A pool.json to choose from; empty is the workdir's own.
       'pool': '',
+      # '10:15': these steps of each upstream and expert run are traced, for TensorBoard's profile tab.
+      'profile_steps': '',
       'model': {
         'depth': 50,
         'width': 1.0,
@@ -60,6 +62,12 @@ def get_config():
         'keep_checkpoints': 2,
         'evaluation_batch': 256,
         'tensorboard': True,
+        # Whether a device may train several members, one after the other, where there are more than devices.
+        'loop': True,
+        # Where compiled programs are kept between runs; empty for nowhere.
+        'compilation_cache': '~/.cache/experts',
+        # Seconds that the processes of a job wait for each other at the start.
+        'coordinator_timeout': 300,
       },
       'upstream': training(
         # 'tfds:NAME', 'images:PATH' (a folder or tar of split/class/file) or 'glyphs:upstream'.

@@ -9,12 +9,14 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from typing import NoReturn
 
 import jax
 import ml_collections
 from absl import flags, logging
 
 from experts import config as configs
+from experts.training import hosts
 from experts.training.board import Board
 
 # Phase -> the fields of the config that its results depend on (those of the phases before it included).
@@ -46,14 +48,30 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   A phase that has finished here for the same config is skipped. Errors that a user can mend end the program with one
   line and code 1; SIGTERM ends it with code 0, and the same command goes on from there.
   """
-  # The training loop takes the signal itself, to save first; elsewhere what is half done is done again.
+  # The training loop takes the signal itself, to save first; elsewhere what is half done is done again. In a job of
+  # several processes JAX takes it, so that all save at the same step.
   signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
   try:
     run(config, workdir)
   except (ValueError, OSError, FloatingPointError) as error:
     logging.debug('failed', exc_info=True)
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+    _fail(str(error))
+  except jax.errors.JaxRuntimeError as error:
+    if not hosts.several():
+      raise
+    logging.debug('failed', exc_info=True)
+    _fail(
+      'another process of the job has ended or cannot be reached; start the same command on every host again, it goes '
+      f'on from the last checkpoint ({str(error).splitlines()[0]})'
+    )
+
+
+def _fail(message: str) -> NoReturn:
+  print(f'error: {message}', file=sys.stderr, flush=True)
+  if hosts.several():
+    # An orderly exit would wait for the other processes, which may wait for this one.
+    os._exit(1)
+  sys.exit(1)
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
@@ -65,15 +83,40 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     FloatingPointError: a loss is not finite.
   """
   configs.validate(config)
+  workdir = os.path.abspath(os.path.expanduser(workdir))
   _quiet_libraries()
   _keep_freed_memory()
-  workdir = os.path.abspath(os.path.expanduser(workdir))
+  _keep_programs(config.run.compilation_cache)
+  hosts.start(config.run.coordinator_timeout)
+  _refuse_other_process(config, workdir)
+  if not hosts.first():
+    # The first process speaks for all; from the others come warnings and errors.
+    logging.set_verbosity(logging.WARNING)
   _make_writable(workdir)
   for phase in config.phases:
     _refuse_other_config(config, workdir, phase)
-  with Board(f'{workdir}/tensorboard', enabled=config.run.tensorboard) as board:
+  enabled = config.run.tensorboard and hosts.first()
+  with Board(f'{workdir}/tensorboard', enabled) as board:
     for phase in config.phases:
+      hosts.wait(phase)
       _run_phase(config, workdir, phase, board)
+
+
+def _refuse_other_process(config, workdir):
+  """Ends all processes of a job where one was started with another command."""
+  mine = json.loads(json.dumps({'config': config.to_dict(), 'workdir': workdir}))
+  given = hosts.gather(mine)
+  for index, other in enumerate(given):
+    if differing := _differences(given[0], other, f'process {index}', 'process 0'):
+      raise ValueError(
+        f'the processes of a job need the same command; these fields differ: {", ".join(differing)}'
+      )
+
+
+def _keep_programs(folder):
+  """Compiled programs are kept between runs; JAX's own setting, where there is one, wins."""
+  if folder and not jax.config.jax_compilation_cache_dir:
+    jax.config.update('jax_compilation_cache_dir', os.path.expanduser(folder))
 
 
 def _run_phase(config, workdir, phase, board):
@@ -90,7 +133,7 @@ def _run_phase(config, workdir, phase, board):
     module.run(config, workdir, board)
   except (ValueError, OSError):
     # A mistyped path, say: as long as nothing was made, the mended config is no other one.
-    if not record and _files(workdir) == before:
+    if hosts.first() and not record and _files(workdir) == before:
       os.remove(_record_path(workdir, phase))
     raise
   # The programs of one phase are of no use to the next, and take memory.
@@ -162,7 +205,7 @@ def _give_back_memory():
 def _make_writable(workdir):
   try:
     os.makedirs(f'{workdir}/phases', exist_ok=True)
-    probe = f'{workdir}/phases/.writable'
+    probe = f'{workdir}/phases/.writable-{jax.process_index()}'
     with open(probe, 'w'):
       pass
     os.remove(probe)
@@ -182,17 +225,20 @@ def _refuse_other_config(config, workdir, phase):
   record = _read_record(workdir, phase)
   if not record:
     return
-  before, now = configs.leaves(record['config']), configs.leaves(_inputs(config, phase))
-  differing = [
-    f'{name} (was {before.get(name)!r}, is {now.get(name)!r})'
-    for name in sorted({*before, *now})
-    if before.get(name) != now.get(name)
-  ]
-  if differing:
+  if differing := _differences(record['config'], _inputs(config, phase), 'is', 'was'):
     raise ValueError(
       f'{workdir} holds the phase {phase!r} of another config; these fields differ: {", ".join(differing)}. '
       'Take another --workdir, or the old values'
     )
+
+
+def _differences(before, now, is_, was) -> list[str]:
+  before, now = configs.leaves(before), configs.leaves(now)
+  return [
+    f'{name} ({was} {before.get(name)!r}, {is_} {now.get(name)!r})'
+    for name in sorted({*before, *now})
+    if before.get(name) != now.get(name)
+  ]
 
 
 def _record_path(workdir, phase):
@@ -208,6 +254,8 @@ def _read_record(workdir, phase):
 
 
 def _write_record(workdir, phase, record):
+  if not hosts.first():
+    return
   path = _record_path(workdir, phase)
   with open(f'{path}.tmp', 'w') as file:
     json.dump(record, file, indent=2, ensure_ascii=False)

@@ -13,7 +13,7 @@ from typing import Any
 
 import ml_collections
 
-from experts.training import optim
+from experts.training import optim, profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +78,14 @@ def duration(*units: str, above_zero: bool = True) -> Field:
   return Field(str, accepts, rule)
 
 
+def _is_steps(value: Any) -> bool:
+  try:
+    profile.parse(value)
+  except ValueError:
+    return False
+  return True
+
+
 # In the order in which each needs what those before it leave.
 PHASES = ('upstream', 'experts', 'select', 'transfer', 'report')
 STR = Field(str)
@@ -102,6 +110,7 @@ SCHEMA = {
   'phases': some_of(*PHASES),
   'data_dir': STR,
   'pool': STR,
+  'profile_steps': Field(str, _is_steps, "empty, or a range of steps such as '10:15'"),
   'model': {
     'depth': Field(int, lambda v: v in (14, 26, 50, 101, 152), '14, 26, 50, 101 or 152'),
     'width': positive(),
@@ -119,6 +128,9 @@ SCHEMA = {
     'keep_checkpoints': integer(1),
     'evaluation_batch': integer(1),
     'tensorboard': BOOL,
+    'loop': BOOL,
+    'compilation_cache': STR,
+    'coordinator_timeout': integer(1),
   },
   'upstream': {'data': STR, 'train': STR, 'test': STR, 'init_from': STR, **TRAINING},
   'experts': {

@@ -8,11 +8,8 @@ from experts.data import slices
 from experts.models import resnet, weights
 from experts.phases import members, upstream
 from experts.selection import pool
-from experts.training import optim, population
+from experts.training import hosts, optim, population
 from experts.training.board import Board
-
-# Adapter experts share the backbone: that many at once make one large batch of it.
-_ADAPTERS_AT_ONCE = 8
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
@@ -33,29 +30,15 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   baseline = weights.load(f'{workdir}/weights/baseline.npz')
   known = [m for m in pool.read(f'{workdir}/pool.json') if m.kind in ('random', 'baseline')]
   for kind in config.experts.kinds:
-    trained = _train(config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen)
-    for i, (node, index) in enumerate(chosen.items()):
-      path = f'weights/{kind}.{_file_name(node)}.npz'
-      weights.save(f'{workdir}/{path}', members.unstack(trained, i))
-      shared = 'weights/baseline.npz' if kind == 'adapter' else None
-      known.append(
-        upstream.member(
-          workdir,
-          model,
-          f'{kind}:{node}',
-          kind,
-          path,
-          config.upstream.data,
-          node,
-          len(index),
-          shared,
-        )
-      )
-  settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
-  pool.write(f'{workdir}/pool.json', known, settings)
+    known += _train(config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen)
+  if hosts.first():
+    settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
+    pool.write(f'{workdir}/pool.json', known, settings)
 
 
-def _train(config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen):
+def _train(
+  config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen
+) -> list[pool.Member]:
   section = config.experts[kind]
   # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
   steps = optim.steps(section.duration, section.batch_size, len(train))
@@ -74,21 +57,35 @@ def _train(config, workdir, board, kind, model, baseline, train, test, hierarchy
     members.Stream(node, train, index, members.seed_of(config, 'expert', node))
     for node, index in chosen.items()
   ]
-  state = members.train(
+  kept = []
+
+  def keep(number, trained):
+    node, images = streams[number].name, len(streams[number].indices)
+    path = f'weights/{kind}.{_file_name(node)}.npz'
+    weights.save(f'{workdir}/{path}', trained)
+    shared = 'weights/baseline.npz' if kind == 'adapter' else None
+    data = config.upstream.data
+    kept.append(
+      upstream.member(workdir, model, f'{kind}:{node}', kind, path, data, node, images, shared)
+    )
+
+  members.train(
     config,
     section,
     board,
     f'experts/{kind}',
     streams,
+    model,
     trainable,
     frozen,
     members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
-    members_at_once=1 if kind == 'full' else _ADAPTERS_AT_ONCE,
+    members_at_once=1 if kind == 'full' else members.ADAPTERS_AT_ONCE,
     folder=f'{workdir}/experts/{kind}',
     evaluate=evaluate,
+    keep=keep,
   )
-  return population.fetch(state.trained)
+  return kept
 
 
 def _file_name(node: str) -> str:

@@ -3,6 +3,9 @@
 import contextlib
 import dataclasses
 import functools
+import json
+import math
+import operator
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -13,17 +16,21 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+from absl import logging
 
 from experts.data import batches, transforms
 from experts.data.dataset import Dataset
 from experts.models import resnet
-from experts.training import checkpoints, loop, optim, population
+from experts.training import checkpoints, costs, evaluate, hosts, loop, optim, population, profile
+from experts.training import mesh as meshes
 from experts.training.board import Board
-from experts.training.evaluate import make_evaluate
 from experts.training.lines import Lines
 
 Tree = Any
 Config = ml_collections.ConfigDict
+
+# Adapter experts share the backbone: up to that many at once make one large batch of it.
+ADAPTERS_AT_ONCE = 8
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +49,11 @@ def seed_of(config: Config, *names: str) -> int:
   return int(np.random.SeedSequence([config.seed, *digests]).generate_state(1)[0])
 
 
-def make_model(settings: Mapping[str, Any]) -> resnet.ResNet:
-  """The backbone that `config.model`, or a pool's 'model', describes."""
+def make_model(settings: Mapping[str, Any], platform: str | None = None) -> resnet.ResNet:
+  """The backbone that `config.model`, or a pool's 'model', describes; for this machine or the named platform."""
   dtype = settings['dtype']
   if dtype == 'auto':
-    dtype = 'float32' if jax.default_backend() == 'cpu' else 'bfloat16'
+    dtype = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
   return resnet.ResNet(
     depth=settings['depth'],
     width=settings['width'],
@@ -127,69 +134,47 @@ def predict(
 
 
 def evaluator(
-  config: Config,
-  mesh: jax.sharding.Mesh,
-  predict_fn: Callable[[Tree, jax.Array], jax.Array],
-  frozen: Tree,
+  config: Config, mesh: jax.sharding.Mesh, predict_fn: evaluate.Predict, frozen: Tree
 ) -> Callable[[Tree, Dataset, np.ndarray], np.ndarray]:
   """(trained trees [P, …], data set, indices) -> accuracy [P] under central crops."""
-  measure = make_evaluate(predict_fn, mesh)
-  shards = mesh.shape['data']
-  batch_size = -(-config.run.evaluation_batch // shards) * shards
+  measure = evaluate.make_evaluate(predict_fn, mesh)
 
-  def evaluate(trained, dataset, indices):
+  def accuracy(trained, dataset, indices):
     source = batches.eval_batches(
       dataset,
       indices,
       eval_transform(config.image.size, config.image.resize),
-      batch_size,
+      evaluation_batch(config, mesh),
+      shard=meshes.share(mesh, 1)[1],
       undecodable=config.image.undecodable,
     )
     return measure(trained, frozen, source)
 
-  return evaluate
+  return accuracy
 
 
-def train(
+def evaluation_batch(config: Config, mesh: jax.sharding.Mesh) -> int:
+  """The images of one pass over a test set, rounded up to whole shards."""
+  shards = mesh.shape['data']
+  return -(-config.run.evaluation_batch // shards) * shards
+
+
+def describe(
   config: Config,
   section: Config,
-  board: Board,
-  run: str,
-  streams: Sequence[Stream],
-  trained: Tree,
-  frozen: Tree,
+  names: Sequence[str],
   objective: population.Objective,
   steps: int,
-  members_at_once: int = 1,
   learning_rates: Sequence[float] = (),
-  folder: str = '',
-  evaluate: Callable[[jax.sharding.Mesh, Tree], Mapping[str, np.ndarray]] | None = None,
-) -> population.State:
-  """Trains one member for each stream, by the section's settings.
-
-  Args:
-    config: the whole config.
-    section: the fields of `experts.config.TRAINING`.
-    board: TensorBoard.
-    run: name of the run.
-    streams: the members' data.
-    trained: host arrays with a leading member axis.
-    frozen: trees that do not train, without a member axis.
-    objective: loss and accuracy of one member.
-    steps: of every member, whatever the size of its data.
-    members_at_once: see `population.Population`.
-    learning_rates: one a member, for a batch of 256; the section's for all if empty.
-    folder: where checkpoints and metric lines go. Without one the run keeps none, starts again after a crash, and takes
-      a loss that diverges as a result.
-    evaluate: (mesh, trained trees) -> metrics at the end.
-  """
-  members = len(streams)
-  rates = learning_rates or [section.learning_rate] * members
-  members_population = population.Population(
-    names=[stream.name for stream in streams],
+  members_at_once: int = 1,
+) -> population.Population:
+  """The population that a section of the config describes; see `train` for the arguments."""
+  rates = learning_rates or [section.learning_rate] * len(names)
+  return population.Population(
+    names=names,
     objective=objective,
     learning_rate=[optim.scaled(rate, section.batch_size) for rate in rates],
-    weight_decay=[section.weight_decay] * members,
+    weight_decay=[section.weight_decay] * len(names),
     schedule=optim.staircase(
       steps,
       optim.steps(section.warmup, section.batch_size, total_steps=steps),
@@ -199,42 +184,169 @@ def train(
     members_at_once=members_at_once,
     log_every=config.run.log_every,
   )
-  mesh = population.make_mesh(members, section.batch_size)
-  state = population.create_state(members_population, mesh, trained)
-  frozen = jax.device_put(frozen, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
+def need(model: resnet.ResNet, size: int, trained: Tree, frozen: Tree) -> meshes.Need:
+  """The device memory of members whose trees [P, …] train on images of this size."""
+  one = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(trained)) * 4
+  shared = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)) * 4
+  # The momenta are as many as the parameters.
+  return meshes.Need(member=2 * one, gradient=one, image=_image_bytes(model, size), shared=shared)
+
+
+@functools.cache
+def _image_bytes(model, size):
+  params = jax.eval_shape(lambda: resnet.init(model, jax.random.key(0), 1))
+  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+  return costs.activation_bytes(lambda *args: resnet.forward(model, *args), params, images)
+
+
+def train(
+  config: Config,
+  section: Config,
+  board: Board,
+  run: str,
+  streams: Sequence[Stream],
+  model: resnet.ResNet,
+  trained: Tree,
+  frozen: Tree,
+  objective: population.Objective,
+  steps: int,
+  members_at_once: int = 1,
+  learning_rates: Sequence[float] = (),
+  folder: str = '',
+  evaluate: Callable[[jax.sharding.Mesh, Tree], Mapping[str, np.ndarray]] | None = None,
+  keep: Callable[[int, Tree], None] | None = None,
+) -> None:
+  """Trains one member for each stream, by the section's settings.
+
+  All at the same time where memory allows, else in rounds.
+
+  Args:
+    config: the whole config.
+    section: the fields of `experts.config.TRAINING`.
+    board: TensorBoard.
+    run: name of the run.
+    streams: the members' data.
+    model: the network, for its memory.
+    trained: host arrays with a leading member axis.
+    frozen: trees that do not train, without a member axis.
+    objective: loss and accuracy of one member.
+    steps: of every member, whatever the size of its data.
+    members_at_once: most members that one `vmap` computes; see `population.Population`.
+    learning_rates: one a member, for a batch of 256; the section's for all if empty.
+    folder: where checkpoints and metric lines go. Without one the run keeps none, starts again after a crash, and takes
+      a loss that diverges as a result.
+    evaluate: (mesh, trained trees of a round) -> metrics at the end.
+    keep: called with each member's number and trained trees, on the host of the process that writes.
+  """
+  rates = learning_rates or [section.learning_rate] * len(streams)
+  needed = need(model, config.image.size, trained, frozen)
+  rounds = _rounds(config, section, needed, len(streams), members_at_once, folder)
+  for number, layout in enumerate(rounds, 1):
+    part = slice(layout.start, layout.start + layout.members)
+    several = f'/round-{number}' if len(rounds) > 1 else ''
+    # A run that keeps nothing is one of hundreds.
+    logging.log(logging.INFO if folder else logging.DEBUG, '%s%s: %s', run, several, layout.reason)
+    described = describe(
+      config,
+      section,
+      [stream.name for stream in streams[part]],
+      objective,
+      steps,
+      rates[part],
+      layout.at_once,
+    )
+    mesh = meshes.make(layout.groups, layout.shards)
+    state = _train_round(
+      config,
+      section,
+      board,
+      run,
+      streams[part],
+      described,
+      mesh,
+      jax.tree.map(operator.itemgetter(part), trained),
+      meshes.place(frozen, mesh, jax.sharding.PartitionSpec()),
+      steps,
+      f'{folder}{several}' if folder else '',
+      functools.partial(evaluate, mesh) if evaluate else None,
+    )
+    if keep:
+      for member in range(layout.members):
+        tree = meshes.fetch_member(state.trained, member)
+        if hosts.first():
+          keep(layout.start + member, tree)
+
+
+def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Round]:
+  """The rounds of a run; those of a run that was interrupted are the same on any number of devices."""
+  devices = jax.device_count()
+  limit = meshes.memory_limit(jax.local_devices()[0])
+  path = f'{folder}/rounds.json'
+  sizes = None
+  if folder and hosts.first() and os.path.exists(path):
+    with open(path) as file:
+      sizes = json.load(file)
+  sizes = hosts.gather(sizes)[0]
+  if sizes:
+    rounds = [
+      meshes.plan_whole(size, section.batch_size, devices, needed, limit, at_once) for size in sizes
+    ]
+    starts = np.cumsum([0, *sizes])
+    return [dataclasses.replace(one, start=int(at)) for one, at in zip(rounds, starts)]
+  rounds = meshes.plan(
+    members, section.batch_size, devices, needed, limit, at_once, config.run.loop
+  )
+  if folder and hosts.first():
+    os.makedirs(folder, exist_ok=True)
+    with open(f'{path}.tmp', 'w') as file:
+      json.dump([one.members for one in rounds], file)
+    os.replace(f'{path}.tmp', path)
+  return rounds
+
+
+def _train_round(
+  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, evaluate
+):
+  mine, shard = meshes.share(mesh, len(streams))
 
   def source(start):
     return batches.train_batches(
-      [batches.Member(stream.dataset, stream.indices, stream.seed) for stream in streams],
+      [batches.Member(stream.dataset, stream.indices, stream.seed) for stream in streams[mine]],
       train_transform(config.image, section),
       section.batch_size,
       start_step=start,
       num_steps=steps - start,
       mixup=section.mixup,
+      shard=shard,
       undecodable=config.image.undecodable,
     )
 
   with contextlib.ExitStack() as stack:
     records = loop.Records(board, run)
     if folder:
-      os.makedirs(folder, exist_ok=True)
+      if hosts.first():
+        os.makedirs(folder, exist_ok=True)
+      hosts.wait(f'{folder} is there')
       saved = checkpoints.Checkpoints(f'{folder}/checkpoints', config.run.keep_checkpoints)
       stack.callback(saved.close)
-      lines = Lines(f'{folder}/metrics.csv')
-      records = loop.Records(board, run, lines, saved, config.run.checkpoint_every)
+      records = loop.Records(
+        board,
+        run,
+        Lines(f'{folder}/metrics.csv') if hosts.first() else None,
+        saved,
+        config.run.checkpoint_every,
+        profile.parse(config.profile_steps),
+      )
     return loop.train(
-      members_population,
+      described,
       mesh,
-      state,
+      population.create_state(described, mesh, trained),
       frozen,
       source,
       steps,
       records,
-      evaluate=functools.partial(evaluate, mesh) if evaluate else None,
+      evaluate=evaluate,
       may_diverge=not folder,
     )
-
-
-def unstack(trained: Tree, member: int) -> Tree:
-  """One member's trees, on the host."""
-  return jax.tree.map(lambda leaf: np.asarray(leaf[member]), trained)

@@ -6,11 +6,14 @@ import pandas as pd
 
 from experts.phases import members, select
 from experts.reporting import figures, tables
+from experts.training import hosts
 from experts.training.board import Board
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves report/report.md, report/table.csv and a kNN curve of every task, and prints the table."""
+  if not hosts.first():
+    return
   scores = pd.read_csv(f'{workdir}/scores.csv')
   trials = pd.read_csv(f'{workdir}/trials.csv')
   folder = f'{workdir}/report'

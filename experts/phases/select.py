@@ -3,44 +3,58 @@
 import functools
 import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import jax
 import numpy as np
 import pandas as pd
 from absl import logging
+from jax.sharding import PartitionSpec as P
 
 from experts.data import batches
 from experts.models import adapters, resnet, weights
 from experts.phases import members, tasks
 from experts.reporting import statistics, tables
 from experts.selection import knn, pool
+from experts.training import hosts, population
+from experts.training import mesh as meshes
 from experts.training.board import Board
+from experts.training.mesh import MEMBER
 from experts.training.progress import Progress
 
-# Adapter experts of one backbone are embedded together, that many at once.
-_ADAPTERS_AT_ONCE = 8
 COLUMNS = ('task', 'model', 'kind', 'strategy', 'score', 'low', 'high', 'ties', 'duplicates')
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves scores.csv, a row for each task and model."""
+  """Leaves scores.csv, a row for each task and model.
+
+  Models are shared out over processes and devices, each of which embeds all images with its own: only the models that a
+  host embeds are read there, and nothing crosses the network but the scores.
+  """
   path = pool_path(config, workdir)
   settings, candidates = pool.read_model(path), pool.read(path)
   model = members.make_model(settings)
   loaded = tasks.load_all(config)
-  images = [_load_images(task, settings, config) for task in loaded]
+  mine = _units(candidates, jax.local_device_count())[jax.process_index() :: jax.process_count()]
+  images = [_load_images(task, settings, config) for task in loaded] if mine else []
   rows = []
-  with Progress(len(candidates) * len(loaded), description='select') as progress:
+  total = sum(len(group) for group, _ in mine) * len(loaded)
+  with Progress(total, description='select') as progress:
     # Model outer, task inner: weights are read once, and memory does not grow with the pool.
-    for group, params in _groups(candidates, os.path.dirname(path)):
+    for group, devices in mine:
+      mesh = meshes.make(devices, jax.local_device_count() // devices, jax.local_devices())
+      params = _load_group(group, os.path.dirname(path), mesh)
       for task, (pixels, labels) in zip(loaded, images, strict=True):
-        embeddings = embed(model, params, pixels, config.run.evaluation_batch)
+        embeddings = embed(model, mesh, params, pixels, config.run.evaluation_batch)
         scores = _score(group, task, embeddings, labels)
         rows += scores
         progress.update(
           len(rows), len(group) * len(labels), {'knn': max(row['score'] for row in scores)}
         )
+  order = {member.name: place for place, member in enumerate(candidates)}
+  rows = sorted(itertools.chain(*hosts.gather(rows)), key=lambda row: order[row['model']])
+  if not hosts.first():
+    return
   scores = pd.DataFrame(rows, columns=COLUMNS).sort_values(
     ['task', 'score'], ascending=[True, False], kind='stable'
   )
@@ -74,20 +88,24 @@ def load_member(member: pool.Member, folder: str) -> dict:
   return {**weights.load(os.path.join(folder, member.backbone)), **own}
 
 
-def embed(model: resnet.ResNet, params: dict, pixels: np.ndarray, batch_size: int) -> np.ndarray:
+def embed(
+  model: resnet.ResNet, mesh: jax.sharding.Mesh, params: dict, pixels: np.ndarray, batch_size: int
+) -> np.ndarray:
   """Embeds images with every model of a group.
 
   Args:
     model: the backbone.
-    params: 'backbone', and for a bank of E adapter experts 'bank'.
+    mesh: of this process's devices; the models along 'population', the images along 'data'.
+    params: on the mesh; 'backbone' with a leading axis of E models, or one 'backbone' and a 'bank' of E adapters.
     pixels: uint8 [N, S, S, 3].
-    batch_size: images of one pass.
+    batch_size: most images of one pass.
 
   Returns:
-    float32 [E, N, D]; E is 1 without a bank.
+    float32 [E, N, D].
   """
-  program = _program(model)
-  batch_size = min(batch_size, len(pixels))
+  program = make_program(model, mesh)
+  shards = mesh.shape['data']
+  batch_size = -(-min(batch_size, len(pixels)) // shards) * shards
   parts = []
   for start in range(0, len(pixels), batch_size):
     batch = pixels[start : start + batch_size]
@@ -98,32 +116,61 @@ def embed(model: resnet.ResNet, params: dict, pixels: np.ndarray, batch_size: in
 
 
 @functools.cache
-def _program(model: resnet.ResNet):
-  @jax.jit
+def make_program(model: resnet.ResNet, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+  """The embedding of one batch: (params, uint8 images [B, S, S, 3]) -> [E, B, D]; see `embed`."""
+  unroll = mesh.devices.flat[0].platform == 'cpu'
+
+  def of_bank(params, images):
+    return adapters.embed_bank(model, params['backbone'], params['bank'], images)
+
+  def of_models(params, images):
+    def one(_, backbone):
+      return (), resnet.forward(model, {'backbone': backbone}, images)[1]
+
+    return population.each_member(one, (), params['backbone'], 1, unroll)[1]
+
   def program(params, pixels):
-    images = resnet.normalise(pixels)
-    if 'bank' in params:
-      return adapters.embed_bank(model, params['backbone'], params['bank'], images)
-    return resnet.forward(model, {'backbone': params['backbone']}, images)[1][None]
+    bank = 'bank' in params
+    return jax.shard_map(
+      lambda params, pixels: (of_bank if bank else of_models)(params, resnet.normalise(pixels)),
+      mesh=mesh,
+      in_specs=(placement(bank), P('data')),
+      out_specs=P('population', 'data'),
+    )(params, pixels)
 
-  return program
+  return jax.jit(program)
 
 
-def _groups(
-  candidates: Sequence[pool.Member], folder: str
-) -> Iterator[tuple[list[pool.Member], dict]]:
-  """Models that are embedded in one pass: a whole network alone, adapters of one backbone together."""
-  for (kind, backbone), group in itertools.groupby(candidates, lambda m: (m.kind, m.backbone)):
+def placement(bank: bool) -> dict[str, P]:
+  """Where a group's parameters lie on the mesh: models and adapters are spread, a shared backbone is everywhere."""
+  return {'backbone': P(), 'bank': MEMBER} if bank else {'backbone': MEMBER}
+
+
+def _units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[pool.Member], int]]:
+  """Models that are embedded in one pass, and over how many groups of a process's devices."""
+  found = []
+  for (bank, _), group in itertools.groupby(
+    candidates, lambda m: (m.kind == 'adapter', m.backbone)
+  ):
     group = list(group)
-    if kind != 'adapter':
-      for member in group:
-        yield [member], {'backbone': load_member(member, folder)['backbone']}
-      continue
-    shared = jax.device_put(weights.load(os.path.join(folder, backbone))['backbone'])
-    for start in range(0, len(group), _ADAPTERS_AT_ONCE):
-      chunk = group[start : start + _ADAPTERS_AT_ONCE]
-      bank = [load_member(member, folder)['adapter'] for member in chunk]
-      yield chunk, {'backbone': shared, 'bank': jax.tree.map(lambda *x: np.stack(x), *bank)}
+    while group:
+      groups = max(n for n in range(1, min(devices, len(group)) + 1) if devices % n == 0)
+      each = min(members.ADAPTERS_AT_ONCE, len(group) // groups) if bank else 1
+      found.append((group[: groups * each], groups))
+      group = group[groups * each :]
+  return found
+
+
+def _load_group(group: Sequence[pool.Member], folder: str, mesh: jax.sharding.Mesh) -> dict:
+  bank = group[0].kind == 'adapter'
+  if bank:
+    backbone = weights.load(os.path.join(folder, group[0].backbone))['backbone']
+    own = [load_member(member, folder)['adapter'] for member in group]
+    params = {'backbone': backbone, 'bank': population.stack(own)}
+  else:
+    own = [load_member(member, folder)['backbone'] for member in group]
+    params = {'backbone': population.stack(own)}
+  return {name: meshes.place(params[name], mesh, spec) for name, spec in placement(bank).items()}
 
 
 def _load_images(task: tasks.Task, settings: dict, config: members.Config):

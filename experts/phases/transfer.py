@@ -12,7 +12,7 @@ from experts.models import resnet, weights
 from experts.phases import members, select, tasks
 from experts.reporting import tables
 from experts.selection import pool
-from experts.training import optim, population
+from experts.training import hosts, optim, population
 from experts.training.board import Board
 
 COLUMNS = ('task', 'model', 'lr', 'steps', 'seed', 'split', 'accuracy')
@@ -63,7 +63,8 @@ class _Trials:
 
   def add(self, rows: list[dict]) -> None:
     self._rows += rows
-    select.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
+    if hosts.first():
+      select.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
 
 
 class _Trainer:
@@ -85,7 +86,7 @@ class _Trainer:
       if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) == len(rates):
         continue
       seeds = [self._config.seed] * len(rates)
-      accuracy, _ = self._train(self._task.fit, steps, rates, seeds, _SWEEP)
+      accuracy = self._train(self._task.fit, steps, rates, seeds, _SWEEP)
       self._record(rates, steps, seeds, _SWEEP, accuracy)
     rows = self._trials.find(**self._key, split=_SWEEP)
     # Of equals the gentler: the smaller learning rate, then fewer steps.
@@ -100,13 +101,17 @@ class _Trainer:
     ):
       return
     seeds = [self._config.seed + i for i in range(number)]
-    accuracy, trained = self._train(self._task.all, steps, [rate] * number, seeds, _TEST)
-    if folder:
-      self._save(folder, rate, steps, accuracy, trained)
+    kept = []
+    accuracy = self._train(
+      self._task.all, steps, [rate] * number, seeds, _TEST, kept if folder else None
+    )
+    if folder and hosts.first():
+      self._save(folder, rate, steps, accuracy, kept)
     if not self._trials.find(**self._key, split=_TEST):
       self._record([rate] * number, steps, seeds, _TEST, accuracy)
 
-  def _train(self, indices, steps, rates, seeds, split):
+  def _train(self, indices, steps, rates, seeds, split, kept=None):
+    """Trains a member for each rate and seed; returns their accuracies, and adds their trees to `kept`."""
     section = self._config.transfer
     params = select.load_member(self._member, self._folder)
     params['head'] = jax.device_get(resnet.init_head(self._model, self._task.train.num_classes))
@@ -122,7 +127,7 @@ class _Trainer:
       )
       for name, seed in zip(names, seeds)
     ]
-    result = {}
+    found = []
 
     def evaluate(mesh, trained):
       predict = members.predict(self._model)
@@ -130,30 +135,32 @@ class _Trainer:
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
       part = self._task.test_indices if on_test else self._task.validation
-      result['accuracy'] = measure(trained, dataset, part)
-      return {f'{split}_accuracy': result['accuracy']}
+      found.append(measure(trained, dataset, part))
+      return {f'{split}_accuracy': found[-1]}
 
-    state = members.train(
+    members.train(
       self._config,
       section,
       self._board,
       run,
       streams,
+      self._model,
       population.repeat(params, len(names)),
       {},
       members.single_label(self._model),
       steps,
       learning_rates=rates,
       evaluate=evaluate,
+      keep=None if kept is None else lambda _, trained: kept.append(trained),
     )
-    accuracy = result['accuracy']
+    accuracy = np.concatenate(found)
     for name, rate, seed, value in zip(names, rates, seeds, accuracy):
       self._board.hparams(
         f'{run}/{name}',
         {**self._key, 'lr': rate, 'steps': steps, 'seed': seed, 'split': split},
         {'accuracy': float(value)},
       )
-    return accuracy, state.trained
+    return accuracy
 
   def _record(self, rates, steps, seeds, split, accuracy):
     self._trials.add(
@@ -163,11 +170,11 @@ class _Trainer:
       ]
     )
 
-  def _save(self, folder, rate, steps, accuracy, trained):
+  def _save(self, folder, rate, steps, accuracy, kept):
     """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
     middle = int(np.argsort(accuracy)[(len(accuracy) - 1) // 2])
     os.makedirs(folder, exist_ok=True)
-    weights.save(f'{folder}/model.npz', members.unstack(population.fetch(trained), middle))
+    weights.save(f'{folder}/model.npz', kept[middle])
     described = {
       **self._key,
       'lr': rate,

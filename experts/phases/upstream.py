@@ -24,44 +24,46 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   params = jax.device_get(resnet.init(model, key, len(hierarchy.nodes)))
   params['head']['bias'] = _prior(train, hierarchy)
   start = _initial(config.upstream.init_from, params) if config.upstream.init_from else params
-  os.makedirs(f'{workdir}/weights', exist_ok=True)
-  weights.save(f'{workdir}/weights/random.npz', params)
   section = config.upstream
   steps = optim.steps(section.duration, section.batch_size, len(train))
   logging.info(
     'upstream: %d images, %d classes, %d nodes; %d steps of %d',
     len(train), hierarchy.num_leaves, len(hierarchy.nodes), steps, section.batch_size,
   )  # fmt: skip
-  everything = np.arange(len(train))
 
   def evaluate(mesh, trained):
     accuracy = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), {})
     return {'test_accuracy': accuracy(trained, test, np.arange(len(test)))}
 
-  state = members.train(
+  def keep(_, trained):
+    os.makedirs(f'{workdir}/weights', exist_ok=True)
+    weights.save(f'{workdir}/weights/random.npz', params)
+    weights.save(f'{workdir}/weights/baseline.npz', trained)
+    sizes = {'random': 0, 'baseline': len(train)}
+    pool.write(
+      f'{workdir}/pool.json',
+      [
+        member(workdir, model, kind, kind, f'weights/{kind}.npz', section.data, None, images)
+        for kind, images in sizes.items()
+      ],
+      {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize},
+    )
+
+  everything = np.arange(len(train))
+  members.train(
     config,
     section,
     board,
     'upstream',
     [members.Stream('baseline', train, everything, members.seed_of(config, 'upstream'))],
+    model,
     population.stack([start]),
     {},
     members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
     folder=f'{workdir}/upstream',
     evaluate=evaluate,
-  )
-  weights.save(
-    f'{workdir}/weights/baseline.npz', members.unstack(population.fetch(state.trained), 0)
-  )
-  sizes = {'random': 0, 'baseline': len(train)}
-  pool.write(
-    f'{workdir}/pool.json',
-    [
-      member(workdir, model, kind, kind, f'weights/{kind}.npz', config.upstream.data, None, images)
-      for kind, images in sizes.items()
-    ],
-    {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize},
+    keep=keep,
   )
 
 

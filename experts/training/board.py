@@ -40,6 +40,10 @@ class Board:
     if enabled:
       self._logdir.mkdir(parents=True, exist_ok=True)
 
+  def folder(self, run: str) -> str | None:
+    """Where files of a run belong that TensorBoard reads but this does not write; None if not enabled."""
+    return str(self._logdir / run) if self._enabled else None
+
   def scalars(self, run: str, step: int, values: Mapping[str, float]) -> None:
     """Writes one point of each named curve."""
     values = {tag: float(value) for tag, value in values.items()}

@@ -1,17 +1,18 @@
 """The training loop, one for every phase."""
 
 import collections
-import contextlib
 import dataclasses
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from absl import logging
 
+from experts.training import hosts, profile
+from experts.training import mesh as meshes
 from experts.training import population as pop
 from experts.training.board import Board
 from experts.training.checkpoints import Checkpoints
@@ -20,8 +21,8 @@ from experts.training.progress import Progress
 
 Tree = Any
 
-# Steps that may wait on the device behind the one that runs: enough to keep it busy. Each holds its batch and, on a CPU,
-# its temporaries.
+# Steps that may wait on the device behind the one that runs, their batches copied there meanwhile: enough to keep it
+# busy. Each holds its batch and, on a CPU, its temporaries.
 _IN_FLIGHT = 1
 
 
@@ -35,6 +36,7 @@ class Records:
     lines: the metric lines, or None for a run too small to keep any.
     checkpoints: None for a run that is rather started again than resumed.
     checkpoint_every: steps.
+    traced: steps to trace.
   """
 
   board: Board
@@ -42,6 +44,7 @@ class Records:
   lines: Lines | None = None
   checkpoints: Checkpoints | None = None
   checkpoint_every: int = 0
+  traced: profile.Steps = profile.NONE
 
 
 def train(
@@ -59,10 +62,10 @@ def train(
 
   Args:
     population: the members.
-    mesh: from `make_mesh`.
+    mesh: from `mesh.make`.
     state: where to start without a checkpoint.
     frozen: parameter trees that do not train, without a member axis.
-    batches: first step -> that step's batch and all later ones.
+    batches: first step -> this process's share of that step's batch and of all later ones.
     steps: in all.
     records: where to write.
     evaluate: trained trees -> {metric: [P]}; called once, at the end, and written as metric lines.
@@ -80,8 +83,8 @@ def train(
   checkpoints = records.checkpoints
   if checkpoints and (restored := checkpoints.restore_last_good(state)) is not None:
     state = restored
-    logging.info('%s: goes on from step %d', records.run, int(pop.fetch(state.step)))
-  start = int(pop.fetch(state.step))
+    logging.info('%s: goes on from step %d', records.run, int(meshes.fetch(state.step)))
+  start = int(meshes.fetch(state.step))
   if start >= steps:
     # The last checkpoint is made when all else is written; what came after this run was cut short.
     return state
@@ -89,47 +92,90 @@ def train(
     records.lines.start(start)
   step_fn = pop.make_step(population, mesh)
   queued = collections.deque()
-  members = len(population)
+  clock = _Clock()
   done = start
-  with Progress(steps, description=records.run, start=start) as progress, _sigterm() as stop:
+  with (
+    Progress(steps, description=records.run, start=start) as progress,
+    hosts.preemption() as preemption,
+    records.traced.trace(records.board.folder(records.run)) as trace,
+  ):
     for done, batch in enumerate(batches(start), start + 1):
       if done == start + 1:
         _show_inputs(records, population, done, batch)
-      state, loss = step_fn(state, frozen, pop.put_batch(mesh, batch))
+      trace.before(done)
+      placed = meshes.put_batch(mesh, batch)
+      began = time.monotonic()
+      # Nothing moves between host and device inside a step, nor by oversight.
+      with jax.transfer_guard('disallow'):
+        state, loss = step_fn(state, frozen, placed)
+      if done == start + 1:
+        _log_compilation(records, done, time.monotonic() - began)
       queued.append(loss)
       if len(queued) > _IN_FLIGHT:
         queued.popleft().block_until_ready()
-      images = members * batch['label'].shape[1] * jax.process_count()
+        clock.tick()
+      trace.after(done, loss)
+      images = len(population) * placed['label'].shape[1]
       shown = None
       if done % population.log_every == 0 or done == steps:
-        shown = _log(population, records, state, done, progress, may_diverge)
+        shown = _log(population, records, state, done, progress, clock, may_diverge)
       # A run that keeps no metric lines is one of many: its last line says enough.
       progress.update(done, images, shown if records.lines or done == steps else None)
       if done == steps:
         break
-      if checkpoints and (stop.is_set or done % records.checkpoint_every == 0):
+      stop = preemption.reached()
+      if checkpoints and (stop or done % records.checkpoint_every == 0):
         _save(population, records, state, done)
-      if stop.is_set:
+      if stop:
         _exit(records, done)
-  if done < steps:
-    raise ValueError(f'{records.run}: the data ended at step {done} of {steps}')
-  if evaluate:
-    metrics = evaluate(state.trained)
-    if records.lines:
-      records.lines.append(steps, population.names, metrics)
-    _write_scalars(population, records, steps, metrics)
-  if checkpoints:
-    _save(population, records, state, steps)
-    checkpoints.wait()
-  if stop.is_set:
-    _exit(records, steps)
+    if done < steps:
+      raise ValueError(f'{records.run}: the data ended at step {done} of {steps}')
+    if evaluate:
+      metrics = evaluate(state.trained)
+      if records.lines:
+        records.lines.append(steps, population.names, metrics)
+      _write_scalars(population, records, steps, metrics)
+    if checkpoints:
+      _save(population, records, state, steps)
+      checkpoints.wait()
+    if preemption.reached():
+      _exit(records, steps)
   return state
+
+
+class _Clock:
+  """Times between the ends of steps."""
+
+  def __init__(self):
+    self._last = None
+    self._seconds = []
+
+  def tick(self) -> None:
+    now = time.monotonic()
+    if self._last is not None:
+      self._seconds.append(now - self._last)
+    self._last = now
+
+  def percentiles(self) -> dict[str, float]:
+    """Milliseconds since the last call; empty before the second step."""
+    if not self._seconds:
+      return {}
+    values = np.percentile(1e3 * np.array(self._seconds), (50, 90, 99))
+    self._seconds = []
+    return {f'step_ms/p{p}': float(value) for p, value in zip((50, 90, 99), values)}
+
+
+def _log_compilation(records, step, seconds):
+  # Tracing, and compiling or reading the program from the cache: the call returns before the step has run.
+  if records.lines or seconds > 1:
+    logging.info('%s: the step is ready after %.1f s of compilation', records.run, seconds)
+  records.board.scalars(records.run, step, {'compile_seconds': seconds})
 
 
 def _save(population, records, state, step):
   """Saves what can be gone on from: after a finite loss the update may still have been too large."""
   _check_finite(population, state, records)
-  for member, finite in zip(population.names, pop.fetch(pop.finite(state.trained)), strict=True):
+  for member, finite in zip(population.names, meshes.fetch(pop.finite(state.trained)), strict=True):
     if not finite:
       raise _not_finite(records, 'parameters', 'are', member, step)
   records.checkpoints.save(step, state)
@@ -142,16 +188,16 @@ def _exit(records, step):
   sys.exit(0)
 
 
-def _log(population, records, state, step, progress, may_diverge) -> dict[str, float]:
+def _log(population, records, state, step, progress, clock, may_diverge) -> dict[str, float]:
   if not may_diverge:
     _check_finite(population, state, records)
   # The sums restart after each log line; at the end of the run the last stretch may be a short one.
   stretch = (step - 1) % population.log_every + 1
-  means = {name: total / stretch for name, total in pop.fetch(state.sums).items()}
+  means = {name: total / stretch for name, total in meshes.fetch(state.sums).items()}
   if records.lines:
     records.lines.append(step, population.names, means)
   _write_scalars(population, records, step, means)
-  if rates := progress.rates():
+  if rates := {**progress.rates(), **clock.percentiles()}:
     records.board.scalars(records.run, step, rates)
   if records.checkpoints:
     records.checkpoints.check()
@@ -170,7 +216,7 @@ def _show_inputs(records, population, step, batch):
 
 
 def _check_finite(population, state, records):
-  for member, step in zip(population.names, pop.fetch(state.bad_step), strict=True):
+  for member, step in zip(population.names, meshes.fetch(state.bad_step), strict=True):
     if step >= 0:
       raise _not_finite(records, 'loss', 'is', member, step)
 
@@ -180,22 +226,3 @@ def _not_finite(records, what, verb, member, step):
     f'{records.run}: the {what} of member {member!r} {verb} not finite at step {step}; '
     'lower its learning rate or lengthen its warm-up, in another workdir (earlier checkpoints are kept)'
   )
-
-
-class _Flag:
-  is_set = False
-
-
-@contextlib.contextmanager
-def _sigterm() -> Iterator[_Flag]:
-  """Turns SIGTERM into a flag, so that a step is never cut in two."""
-  flag = _Flag()
-
-  def handler(signum, frame):
-    flag.is_set = True
-
-  previous = signal.signal(signal.SIGTERM, handler)
-  try:
-    yield flag
-  finally:
-    signal.signal(signal.SIGTERM, previous)

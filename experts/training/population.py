@@ -16,19 +16,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import struct
-from jax.experimental import multihost_utils
-from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experts.training import mesh as meshes
 from experts.training import optim
+from experts.training.mesh import EXAMPLE, MEMBER
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
 # (params, batch) -> (mean loss, {metric: mean}), over the examples of the batch that is handed in.
 Objective = Callable[[Tree, Batch], tuple[jax.Array, dict[str, jax.Array]]]
-
-MEMBER = P('population')
-EXAMPLE = P('population', 'data')
 
 
 @struct.dataclass
@@ -81,25 +78,6 @@ class Population:
     return len(self.names)
 
 
-def make_mesh(members: int, batch_size: int) -> jax.sharding.Mesh:
-  """Splits all devices between members and batch: as many groups as divide both devices and members.
-
-  Raises:
-    ValueError: if a member's batch does not divide over its group; names the nearest batches that do.
-  """
-  devices = jax.device_count()
-  groups = int(np.gcd(devices, members))
-  shards = devices // groups
-  if batch_size % shards:
-    below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
-    nearest = f'{below} or {above}' if below else f'{above}'
-    raise ValueError(
-      f'a batch of {batch_size} does not divide over {shards} devices a member ({devices} devices, {members} members);'
-      f' the nearest that does is {nearest}'
-    )
-  return jax.make_mesh((groups, shards), ('population', 'data'), axis_types=(AxisType.Auto,) * 2)
-
-
 def stack(trees: Sequence[Tree]) -> Tree:
   """Stacks members' trees along a new leading axis, on the host."""
   return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
@@ -115,29 +93,37 @@ def create_state(population: Population, mesh: jax.sharding.Mesh, trained: Tree)
 
   Args:
     population: the members.
-    mesh: from `make_mesh`.
+    mesh: from `mesh.make`.
     trained: host arrays with a leading member axis, only the trees that train.
   """
-  members = len(population)
-  by_member = NamedSharding(mesh, MEMBER)
-  trained = jax.device_put(trained, by_member)
-  # SGD's momenta are zeros of the parameters' shapes.
-  fresh = jax.eval_shape(optim.sgd(0.0, 0.0, population.momentum).init, trained)
-  momenta = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), fresh)
-  metrics = ('loss', 'accuracy', 'learning_rate')
-  return State(
-    step=jax.device_put(np.int32(0), NamedSharding(mesh, P())),
-    trained=trained,
-    optimizer=jax.device_put(momenta, by_member),
-    sums={name: jax.device_put(np.zeros(members, np.float32), by_member) for name in metrics},
-    bad_step=jax.device_put(np.full(members, -1, np.int32), by_member),
+  # A float32 zero for each parameter; on the host a page that is read many times, whatever their number.
+  fresh = jax.tree.map(
+    lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), _fresh(population, trained)
+  )
+  return jax.tree.map(
+    lambda spec, part: meshes.place(part, mesh, spec),
+    _specs(),
+    dataclasses.replace(fresh, trained=trained, bad_step=fresh.bad_step - 1),
   )
 
 
-def put_batch(mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray]) -> Batch:
-  """Makes global arrays [P, B, …] of this process's share of a batch."""
-  sharding = NamedSharding(mesh, EXAMPLE)
-  return {k: jax.make_array_from_process_local_data(sharding, v) for k, v in batch.items()}
+def _fresh(population: Population, trained: Tree) -> State:
+  """The shapes of a state."""
+  members = jax.tree.leaves(trained)[0].shape[0]
+  by_member = jax.ShapeDtypeStruct((members,), np.float32)
+  trained = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), trained)
+  return State(
+    step=jax.ShapeDtypeStruct((), np.int32),
+    trained=trained,
+    # SGD's momenta have the parameters' shapes.
+    optimizer=jax.eval_shape(optim.sgd(0.0, 0.0, population.momentum).init, trained),
+    sums=dict.fromkeys(('loss', 'accuracy', 'learning_rate'), by_member),
+    bad_step=jax.ShapeDtypeStruct((members,), np.int32),
+  )
+
+
+def _specs() -> State:
+  return State(step=P(), trained=MEMBER, optimizer=MEMBER, sums=MEMBER, bad_step=MEMBER)
 
 
 def make_step(
@@ -149,39 +135,77 @@ def make_step(
     (state, frozen parameter trees without a member axis, batch [P, B, …]) -> (new state, loss [P]). The old state's
     memory is reused for the new one.
   """
-  by_member = NamedSharding(mesh, MEMBER)
-  rates = jax.device_put(np.asarray(population.learning_rate, np.float32), by_member)
-  decays = jax.device_put(np.asarray(population.weight_decay, np.float32), by_member)
-  program = _program(
+  rates = meshes.place(np.asarray(population.learning_rate, np.float32), mesh, MEMBER)
+  decays = meshes.place(np.asarray(population.weight_decay, np.float32), mesh, MEMBER)
+  program = make_program(population, mesh)
+  return lambda state, frozen, batch: program(state, frozen, batch, rates, decays)
+
+
+def make_program(population: Population, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
+  """The step as `jax.jit` knows it: (state, frozen, batch, learning rates [P], weight decays [P])."""
+  return jit_step(population, mesh, unroll=mesh.devices.flat[0].platform == 'cpu')
+
+
+def jit_step(population: Population, mesh: jax.sharding.Mesh, unroll: bool) -> jax.stages.Wrapped:
+  """`make_program` with the members of a group written out, or in a loop; see `each_member`."""
+  return _jit_step(
     population.objective,
     population.schedule,
     population.momentum,
     population.members_at_once,
     population.log_every,
+    unroll,
     mesh,
   )
-  return lambda state, frozen, batch: program(state, frozen, batch, rates, decays)
+
+
+def abstract_arguments(
+  population: Population, mesh: jax.sharding.Mesh, trained: Tree, frozen: Tree, batch: Tree
+) -> tuple[Tree, ...]:
+  """The arguments of `make_program`'s step as shapes with their places, from shapes without."""
+  rates = jax.ShapeDtypeStruct((len(population),), np.float32)
+  return tuple(
+    jax.tree.map(lambda spec, part: meshes.abstract(part, mesh, spec), specs, tree)
+    for specs, tree in (
+      (_specs(), _fresh(population, trained)),
+      (P(), frozen),
+      (EXAMPLE, batch),
+      (MEMBER, rates),
+      (MEMBER, rates),
+    )
+  )
 
 
 @functools.cache
-def _program(objective, schedule, momentum, members_at_once, log_every, mesh):
+def _jit_step(objective, schedule, momentum, members_at_once, log_every, unroll, mesh):
   """One program serves all populations that differ in their values alone: a transfer has hundreds of them."""
-  specs = State(step=P(), trained=MEMBER, optimizer=MEMBER, sums=MEMBER, bad_step=MEMBER)
   sharded = jax.shard_map(
-    functools.partial(_step, objective, schedule, momentum, members_at_once, log_every),
+    functools.partial(_step, objective, schedule, momentum, members_at_once, log_every, unroll),
     mesh=mesh,
-    in_specs=(specs, P(), EXAMPLE, MEMBER, MEMBER),
-    out_specs=(specs, MEMBER),
+    in_specs=(_specs(), P(), EXAMPLE, MEMBER, MEMBER),
+    out_specs=(_specs(), MEMBER),
   )
   return jax.jit(sharded, donate_argnums=0)
 
 
 def _step(
-  objective, schedule, momentum, members_at_once, log_every, state, frozen, batch, rates, decays
+  objective,
+  schedule,
+  momentum,
+  members_at_once,
+  log_every,
+  unroll,
+  state,
+  frozen,
+  batch,
+  rates,
+  decays,
 ):
   factor = schedule(state.step)
 
-  def member(trained, optimizer, batch, rate, decay):
+  def member(kept, given):
+    trained, optimizer = kept
+    batch, rate, decay = given
     # Marked as different on each device, parameters get a local gradient, which is then reduced once, in float32.
     # Left as they are, JAX would reduce where they meet the data, in the compute dtype.
     local = jax.lax.pcast({'trained': trained, 'frozen': frozen}, ('data',), to='varying')
@@ -194,12 +218,10 @@ def _step(
     transform = optim.sgd(rate * factor, decay, momentum)
     updates, optimizer = transform.update(grads, optimizer, trained)
     metrics = {'loss': loss, 'learning_rate': rate * factor, **metrics}
-    return optax.apply_updates(trained, updates), optimizer, metrics
+    return (optax.apply_updates(trained, updates), optimizer), metrics
 
-  trained, optimizer, metrics = each_member(
-    lambda args: member(*args),
-    (state.trained, state.optimizer, batch, rates, decays),
-    members_at_once,
+  (trained, optimizer), metrics = each_member(
+    member, (state.trained, state.optimizer), (batch, rates, decays), members_at_once, unroll
   )
   keep = jnp.where(state.step % log_every == 0, 0.0, 1.0)
   newly_bad = (state.bad_step < 0) & ~jnp.isfinite(metrics['loss'])
@@ -213,27 +235,44 @@ def _step(
   return new, metrics['loss']
 
 
-def each_member(function: Callable[[Tree], Tree], args: Tree, at_once: int = 1) -> Tree:
-  """Maps a function over the leading member axis, `at_once` members by `vmap`, the chunks one after the other.
+def each_member(
+  function: Callable[[Tree, Tree], tuple[Tree, Tree]],
+  kept: Tree,
+  given: Tree,
+  at_once: int,
+  unroll: bool,
+) -> tuple[Tree, Tree]:
+  """Calls (kept, given) -> (new kept, result) for each member; all trees have a leading member axis.
 
-  On a CPU the chunks are unrolled: XLA compiles a convolution inside a loop to naive code there, 9 times slower
-  (measured; github.com/jax-ml/jax/issues/12868).
+  Args:
+    function: of one member.
+    kept: its state. In a loop it is updated in place: memory holds one copy of the population's, not two.
+    given: its other arguments.
+    at_once: most members that one `vmap` computes; the chunks, of one size, run one after the other.
+    unroll: whether to write the loop out. For a CPU, where XLA compiles a convolution inside a loop to naive code, 9
+      times slower (measured; github.com/jax-ml/jax/issues/12868).
   """
-  members = jax.tree.leaves(args)[0].shape[0]
+  members = jax.tree.leaves((kept, given))[0].shape[0]
   at_once = max(size for size in range(1, min(at_once, members) + 1) if members % size == 0)
-  chunks = jax.tree.map(lambda x: x.reshape(members // at_once, at_once, *x.shape[1:]), args)
 
-  def chunk(part):
+  def chunk(start, kept):
+    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, at_once), (kept, given))
     if at_once > 1:
-      return jax.vmap(function)(part)
-    one = function(jax.tree.map(lambda x: x[0], part))
+      return jax.vmap(function)(*part)
+    one = function(*jax.tree.map(lambda x: x[0], part))
     return jax.tree.map(lambda x: x[None], one)
 
-  if jax.default_backend() == 'cpu' or members == at_once:
-    parts = [chunk(jax.tree.map(lambda x, i=i: x[i], chunks)) for i in range(members // at_once)]
+  if unroll or members == at_once:
+    parts = [chunk(start, kept) for start in range(0, members, at_once)]
     return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-  out = jax.lax.map(chunk, chunks)
-  return jax.tree.map(lambda x: x.reshape(members, *x.shape[2:]), out)
+
+  def body(kept, start):
+    part, result = chunk(start, kept)
+    update = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+    return jax.tree.map(update, kept, part), result
+
+  kept, results = jax.lax.scan(body, kept, jnp.arange(0, members, at_once))
+  return kept, jax.tree.map(lambda x: x.reshape(members, *x.shape[2:]), results)
 
 
 @jax.jit
@@ -241,8 +280,3 @@ def finite(trained: Tree) -> jax.Array:
   """Whether all parameters of each member are finite, bool [P]."""
   leaves = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(trained)]
   return jnp.stack(leaves).all(0)
-
-
-def fetch(tree: Tree) -> Tree:
-  """Copies global arrays to every host as NumPy arrays."""
-  return multihost_utils.process_allgather(tree, tiled=True)

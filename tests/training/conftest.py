@@ -7,21 +7,19 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, NamedSharding
+from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experts.models import resnet
+from experts.training import mesh as meshes
 from experts.training import optim, population
 
 SIZE, CLASSES, BATCH = 16, 4, 8
 
 
 def make_mesh(groups: int, shards: int) -> jax.sharding.Mesh:
-  """A mesh over the first devices only; `population.make_mesh` always takes all."""
-  devices = jax.devices()[: groups * shards]
-  return jax.make_mesh(
-    (groups, shards), ('population', 'data'), axis_types=(AxisType.Auto,) * 2, devices=devices
-  )
+  """A mesh over the first devices only."""
+  return meshes.make(groups, shards, jax.devices()[: groups * shards])
 
 
 def linear_objective(params, batch):
@@ -82,7 +80,7 @@ def run(members, mesh, trained, frozen, batches):
   frozen = jax.device_put(frozen, NamedSharding(mesh, P()))
   step = population.make_step(members, mesh)
   for batch in batches:
-    state, _ = step(state, frozen, population.put_batch(mesh, batch))
+    state, _ = step(state, frozen, meshes.put_batch(mesh, batch))
   return jax.device_get(state)
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from experts.training import board, checkpoints, lines, loop, population
+from experts.training import mesh as meshes
 
 STEPS, LOG_EVERY, SAVE_EVERY = 23, 5, 4
 
@@ -137,7 +138,7 @@ def test_metric_lines_are_means_since_the_line_before(train, toy):
   )
   step = population.make_step(pop, mesh)
   for batch in toy.stream([0, 1], stop=STEPS):
-    state, loss = step(state, {}, population.put_batch(mesh, batch))
+    state, loss = step(state, {}, meshes.put_batch(mesh, batch))
     losses.append(np.asarray(loss))
   train()
   frame = pd.read_csv(train.folder / 'run' / 'm.csv')

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from experts.models import resnet
+from experts.training import mesh as meshes
 from experts.training import population
 
 STEPS, CLASSES = 50, 4
@@ -108,7 +109,7 @@ def test_training_adapters_holds_no_backbone_and_leaves_it_as_it_was(toy, networ
   state = population.create_state(pop, mesh, {'adapter': population.stack(adapters[:2])})
   step = population.make_step(pop, mesh)
   for batch in toy.stream([0, 1], stop=3):
-    state, _ = step(state, frozen, population.put_batch(mesh, batch))
+    state, _ = step(state, frozen, meshes.put_batch(mesh, batch))
   assert state.trained.keys() == {'adapter'}
   # Adapter and momentum of the same size, and nothing near the size of a backbone.
   one = sum(leaf.size for leaf in jax.tree.leaves(adapters[0]))
@@ -141,7 +142,7 @@ def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
   pop = toy.make_population(toy.resnet_objective, [0.02])
   mesh = toy.make_mesh(1, 8)
   state = population.create_state(pop, mesh, population.repeat(network, 1))
-  batch = population.put_batch(mesh, next(toy.stream([0])))
+  batch = meshes.put_batch(mesh, next(toy.stream([0])))
   step = population.make_step(pop, mesh)
   text = jax.jit(lambda s, b: step(s, {}, b)).lower(state, batch).compile().as_text()
   # 'f32[1,1,8]{…} all-reduce(…)', or a tuple of such shapes where the combiner has joined several.
@@ -163,48 +164,44 @@ def test_sums_restart_after_each_log_line(toy):
   state = population.create_state(pop, mesh, population.stack([toy.linear_params(0)]))
   losses, sums = [], []
   for batch in toy.stream([0], stop=7):
-    state, loss = step(state, {}, population.put_batch(mesh, batch))
+    state, loss = step(state, {}, meshes.put_batch(mesh, batch))
     losses.append(float(loss[0]))
     sums.append(float(state.sums['loss'][0]))
   stretches = [losses[0:1], losses[0:2], losses[0:3], losses[3:4], losses[3:5], losses[3:6]]
   np.testing.assert_allclose(sums, [*map(sum, stretches), losses[6]], rtol=1e-6)
 
 
-@pytest.mark.parametrize(
-  ('members', 'shape'), [(1, (1, 8)), (3, (1, 8)), (2, (2, 4)), (12, (4, 2)), (16, (8, 1))]
-)
-def test_mesh_takes_as_many_groups_as_divide_devices_and_members(members, shape):
-  mesh = population.make_mesh(members, 64)
-  assert (mesh.shape['population'], mesh.shape['data']) == shape
-
-
-@pytest.mark.parametrize(
-  ('members', 'batch', 'message'),
-  [
-    (1, 100, 'a batch of 100 does not divide over 8 devices a member .*nearest .* is 96 or 104'),
-    (2, 30, 'a batch of 30 does not divide over 4 devices a member .*nearest .* is 28 or 32'),
-    (1, 5, 'a batch of 5 does not divide over 8 devices a member .*nearest .* is 8$'),
-  ],
-)
-def test_a_batch_that_does_not_divide_is_refused_with_the_nearest(members, batch, message):
-  with pytest.raises(ValueError, match=message):
-    population.make_mesh(members, batch)
-
-
 @pytest.mark.parametrize('members', [1, 5, 6, 7])
 @pytest.mark.parametrize('at_once', [1, 2, 4, 8])
-def test_each_member_sees_every_member_once_in_any_chunks(members, at_once):
-  calls = []
+@pytest.mark.parametrize('unroll', [True, False])
+def test_each_member_sees_every_member_once_in_any_chunks(members, at_once, unroll):
+  shapes = []
 
-  def function(args):
-    calls.append(args[0].shape)
-    return {'sum': args[0] + args[1].sum(), 'twice': 2 * args[1]}
+  def function(kept, given):
+    shapes.append(given.shape)
+    return kept + given.sum(), {'twice': 2 * given}
 
-  x = np.arange(members, dtype=np.float32)
-  y = np.arange(members * 3, dtype=np.float32).reshape(members, 3)
-  out = population.each_member(function, (x, y), at_once)
-  np.testing.assert_array_equal(out['sum'], x + y.sum(1))
-  np.testing.assert_array_equal(out['twice'], 2 * y)
-  # Of 6 members 4 do not fit evenly: chunks of 3; of 5 and 7 no number does: one by one, or all.
-  size = {(6, 2): 2, (6, 4): 3, (6, 8): 6, (5, 8): 5, (7, 8): 7}.get((members, at_once), 1)
-  assert len(calls) == members // size
+  kept = np.arange(members, dtype=np.float32)
+  given = np.arange(members * 3, dtype=np.float32).reshape(members, 3)
+  new, out = jax.jit(
+    lambda kept, given: population.each_member(function, kept, given, at_once, unroll)
+  )(kept, given)
+  np.testing.assert_array_equal(new, kept + given.sum(1))
+  np.testing.assert_array_equal(out['twice'], 2 * given)
+  assert set(shapes) == {(3,)}
+
+
+def test_a_looped_population_is_the_unrolled_one(toy, network):
+  """The form of the accelerators, in place in a loop, against that of the CPU."""
+  pop = toy.make_population(toy.resnet_objective, [0.02, 0.05, 0.1], steps=4)
+  mesh = toy.make_mesh(1, 2)
+  batch = meshes.put_batch(mesh, next(toy.stream([0, 1, 2])))
+  rates = meshes.place(np.float32([0.02, 0.05, 0.1]), mesh, meshes.MEMBER)
+  ends = []
+  for unroll in (True, False):
+    state = population.create_state(pop, mesh, population.repeat(network, 3))
+    step = population.jit_step(pop, mesh, unroll)
+    for _ in range(2):
+      state, _ = step(state, {}, batch, rates, 0 * rates)
+    ends.append(jax.device_get((state.trained, state.optimizer, state.sums)))
+  assert _distance(*ends) < 1e-5

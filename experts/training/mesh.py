@@ -1,0 +1,277 @@
+"""Which devices train what: the mesh ('population', 'data'), the rounds of a population, each host's share of a batch."""
+
+import dataclasses
+import functools
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+Tree = Any
+
+MEMBER = P('population')
+EXAMPLE = P('population', 'data')
+
+# Of a device's memory: the compiler needs room of its own, and estimates are estimates.
+_USABLE = 0.9
+_GIB = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Round:
+  """Members that train at the same time, and how the devices are split between them and their batches.
+
+  Attributes:
+    start: first member.
+    members: their number, a multiple of `groups`.
+    groups: device groups; each computes members/groups members, one after the other.
+    shards: devices of a group; a member's batch is split over them.
+    at_once: members of a group that one `vmap` computes.
+    reason: why, for people.
+  """
+
+  start: int
+  members: int
+  groups: int
+  shards: int
+  at_once: int
+  reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Need:
+  """Bytes of device memory that a population asks for.
+
+  Attributes:
+    member: parameters and momenta of one member.
+    gradient: of one member.
+    image: what the forward pass of one image keeps for the backward pass.
+    shared: frozen parameters.
+  """
+
+  member: int
+  gradient: int
+  image: int
+  shared: int = 0
+
+
+def plan(
+  members: int,
+  batch_size: int,
+  devices: int,
+  need: Need,
+  limit: int,
+  at_once: int = 1,
+  loop: bool = True,
+) -> list[Round]:
+  """Splits a population into as few rounds as memory allows, and the devices within each.
+
+  As many groups as there are members for them: a member on fewer devices reduces fewer gradients, over fewer of them,
+  and has larger batches to multiply. Fewer where a member's batch would not fit the memory of its group. No device
+  idles: members that do not divide over the groups train in a round of their own, with more devices each.
+
+  Args:
+    members: how many train.
+    batch_size: of one member, over all devices of its group.
+    devices: in all.
+    need: bytes.
+    limit: bytes of memory of one device.
+    at_once: most members that one `vmap` may compute.
+    loop: whether a group may train several members, one after the other.
+
+  Raises:
+    ValueError: a batch that does not divide over any group, or more members than groups without `loop`.
+  """
+  rounds, start = [], 0
+  while start < members:
+    chosen = _choose(members - start, batch_size, devices, need, limit, at_once)
+    rounds.append(dataclasses.replace(chosen, start=start))
+    start += chosen.members
+  if not loop and (len(rounds) > 1 or rounds[0].members > rounds[0].groups):
+    raise ValueError(
+      f'{members} members of batch {batch_size} do not train at the same time on {devices} devices, and '
+      'config.run.loop=False forbids one after the other: allow it, or take fewer members or a larger slice'
+    )
+  return rounds
+
+
+def plan_whole(
+  members: int, batch_size: int, devices: int, need: Need, limit: int, at_once: int = 1
+) -> Round:
+  """Like `plan`, for a round whose members are given, such as one that was interrupted."""
+  return _choose(members, batch_size, devices, need, limit, at_once, whole=True)
+
+
+def _choose(members, batch_size, devices, need, limit, at_once, whole=False) -> Round:
+  divisors = [g for g in range(1, min(devices, members) + 1) if devices % g == 0]
+  if whole:
+    divisors = [g for g in divisors if members % g == 0]
+  fitting, too_large = [], []
+  for groups in divisors:
+    shards = devices // groups
+    if batch_size % shards:
+      continue
+    one = need.gradient + batch_size // shards * need.image
+    room = int((_USABLE * limit - need.shared - one) // need.member)
+    each = members // groups if whole else min(room, members // groups)
+    if 1 <= each <= room:
+      fitting.append((each * groups, groups))
+    else:
+      each = members // groups if whole else 1
+      too_large.append((need.shared + one + each * need.member, groups, each))
+  if not fitting and not too_large:
+    raise _indivisible(batch_size, devices // divisors[-1], devices, members)
+  if fitting:
+    taken, groups = max(fitting)
+  else:
+    _, groups, each = min(too_large)
+    taken = each * groups
+  shards, each = devices // groups, taken // groups
+  per_image = batch_size // shards * need.image
+  left = _USABLE * limit - need.shared - each * need.member
+  at_once = max(
+    n
+    for n in range(1, min(at_once, each) + 1)
+    if each % n == 0 and (n == 1 or n * (need.gradient + per_image) <= left)
+  )
+  used = need.shared + each * need.member + at_once * (need.gradient + per_image)
+  reason = (
+    f'{taken} of {members} members on {devices} devices: {groups} groups of {shards}, {each} members a group'
+    f'{f" ({at_once} at once)" if at_once > 1 else ""}, {batch_size // shards} images a device; about '
+    f'{used / _GIB:.2f} of {limit / _GIB:.2f} GiB'
+  )
+  if not fitting:
+    reason += '; more than there is, by this estimate'
+  elif taken < members:
+    reason += '; the others follow in a round of their own'
+  elif groups < divisors[-1]:
+    reason += f'; with {divisors[-1]} groups it would take more rounds or more memory'
+  return Round(0, taken, groups, shards, at_once, reason)
+
+
+def _indivisible(batch_size, shards, devices, members) -> ValueError:
+  below, above = batch_size // shards * shards, -(-batch_size // shards) * shards
+  nearest = (
+    f'those that do are {below} and {above}' if below else f'the nearest that does is {above}'
+  )
+  return ValueError(
+    f'a batch of {batch_size} does not divide over {shards} devices a member ({devices} devices, {members} members);'
+    f' {nearest}'
+  )
+
+
+def memory_limit(device: jax.Device) -> int:
+  """Bytes of memory of a device; of the machine's share where it is a CPU."""
+  stats = device.memory_stats() if device.platform != 'cpu' else None
+  if stats and 'bytes_limit' in stats:
+    return stats['bytes_limit']
+  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
+
+
+def make(groups: int, shards: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
+  """The mesh of a round.
+
+  A process's devices are neighbours in it, so that its share of a batch is one block.
+
+  Args:
+    groups: along 'population'.
+    shards: along 'data'.
+    devices: all of the job's, if not given.
+  """
+  devices = jax.devices() if devices is None else devices
+  ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
+  grid = np.array(ordered).reshape(groups, shards)
+  return Mesh(grid, ('population', 'data'), axis_types=(AxisType.Auto,) * 2)
+
+
+def share(mesh: Mesh, members: int) -> tuple[slice, tuple[int, int]]:
+  """What this process feeds: its members, and (index, number) of its block of their batches.
+
+  Raises:
+    ValueError: the mesh cuts a process's devices into pieces.
+  """
+  (row, rows), (column, columns) = _block(mesh)
+  each = members // rows
+  return slice(row * each, (row + 1) * each), (column, columns)
+
+
+@functools.cache
+def _block(mesh):
+  """This process's block of the mesh: (index, number) along 'population' and along 'data'."""
+  mine = np.array([[d.process_index == jax.process_index() for d in row] for row in mesh.devices])
+  cut = [np.flatnonzero(mine.any(axis)) for axis in (1, 0)]
+  if not mine[np.ix_(*cut)].all() or any(places[0] % len(places) for places in cut):
+    raise ValueError(
+      f'{mine.sum()} devices a process do not tile a mesh of {mesh.devices.shape}; take a number of processes '
+      'that is a power of two'
+    )
+  return tuple(
+    (int(places[0]) // len(places), size // len(places))
+    for places, size in zip(cut, mesh.devices.shape)
+  )
+
+
+def place(tree: Tree, mesh: Mesh, spec: P) -> Tree:
+  """Puts host arrays, which every process holds, on the mesh; each process copies its own part only."""
+  sharding = NamedSharding(mesh, spec)
+
+  def put(leaf):
+    leaf = np.asarray(leaf)
+    return jax.make_array_from_callback(leaf.shape, sharding, lambda index: leaf[index])
+
+  return jax.tree.map(put, tree)
+
+
+def abstract(tree: Tree, mesh: Mesh, spec: P) -> Tree:
+  """Shapes with their place on the mesh, which may be one that this machine only compiles for."""
+  sharding = NamedSharding(mesh, spec)
+  return jax.tree.map(
+    lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree
+  )
+
+
+def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
+  """Makes global arrays [P, B, …] of this process's share [p, b, …]; copies in the background."""
+  return _put(mesh, batch, EXAMPLE, tuple(number for _, number in _block(mesh)))
+
+
+def put_shared_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
+  """Makes global arrays [B, …], the same for all members, of this process's share [b, …]."""
+  return _put(mesh, batch, P('data'), (_block(mesh)[1][1],))
+
+
+def _put(mesh, batch, spec, parts):
+  sharding = NamedSharding(mesh, spec)
+
+  def put(value):
+    whole = tuple(size * part for size, part in zip(value.shape, parts))
+    return jax.make_array_from_process_local_data(
+      sharding, value, (*whole, *value.shape[len(parts) :])
+    )
+
+  return {key: put(value) for key, value in batch.items()}
+
+
+def fetch(tree: Tree) -> Tree:
+  """Copies small global arrays to every process, as NumPy arrays."""
+  return multihost_utils.process_allgather(tree, tiled=True)
+
+
+def fetch_member(tree: Tree, member: int) -> Tree:
+  """One member's trees [P, …] on every process, as NumPy arrays; the others stay where they are."""
+  if jax.process_count() == 1:
+    return jax.tree.map(lambda leaf: np.asarray(leaf[member]), tree)
+  cut = _cut(jax.tree.leaves(tree)[0].sharding.mesh)
+  return jax.tree.map(lambda leaf: np.asarray(leaf.addressable_data(0)), cut(tree, member))
+
+
+@functools.cache
+def _cut(mesh):
+  return jax.jit(
+    lambda tree, i: jax.tree.map(lambda x: x[i], tree), out_shardings=NamedSharding(mesh, P())
+  )

@@ -1,0 +1,120 @@
+"""Runs a command as a pod of several processes on this machine, over gloo: python -m launch.local_pod --processes=4 -- main.py ...
+
+For trying out, without a TPU slice, what happens on one: batches built per host, collectives across processes, saving
+and resuming together. The devices are CPU devices; by default 8 in all, as on a v3-8, shared out evenly, so that the
+number of processes does not change the mesh.
+
+  python -m launch.local_pod --processes=4 -- main.py --config=configs/quickstart.py --workdir=runs/pod
+
+Each line of output is preceded by its process's number. SIGTERM and Ctrl-C go to all processes: they save at the same
+step and end. Where one process dies, the others notice, and end with an error; what has not ended two minutes after
+the first failure is killed. The exit code is that of the first process that failed.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from absl import app, flags
+
+_PROCESSES = flags.DEFINE_integer('processes', 4, 'Processes of the pod.', lower_bound=1)
+_DEVICES = flags.DEFINE_integer(
+  'devices',
+  0,
+  'Devices in all, a multiple of the processes; 0: 8, rounded up to one.',
+  lower_bound=0,
+)
+# Longer than a process may take to find that another is dead.
+_GRACE_SECONDS = 120
+
+
+def environment(coordinator: str, processes: int, index: int, devices: int) -> dict[str, str]:
+  """The variables that make a process one of a pod.
+
+  Args:
+    coordinator: host:port of process 0.
+    processes: in the pod.
+    index: of this process.
+    devices: of this process.
+  """
+  return {
+    'JAX_PLATFORMS': 'cpu',
+    'JAX_NUM_CPU_DEVICES': str(devices),
+    'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',
+    'JAX_COORDINATOR_ADDRESS': coordinator,
+    'JAX_NUM_PROCESSES': str(processes),
+    'JAX_PROCESS_ID': str(index),
+    'PYTHONUNBUFFERED': '1',
+  }
+
+
+def run(command: Sequence[str], processes: int, devices: int) -> int:
+  """Runs the command in every process; returns the exit code of the pod."""
+  coordinator = f'localhost:{_free_port()}'
+  pod = []
+  for index in range(processes):
+    variables = environment(coordinator, processes, index, devices // processes)
+    process = subprocess.Popen(
+      [sys.executable, *command],
+      env=os.environ | variables,
+      stdout=subprocess.PIPE,
+      stderr=subprocess.STDOUT,
+      text=True,
+      errors='replace',
+    )
+    print(f'[{index}] started as process {process.pid}', flush=True)
+    threading.Thread(target=_show, args=(index, process.stdout), daemon=True).start()
+    pod.append(process)
+  for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, lambda number, _: [process.send_signal(number) for process in pod])
+  return _wait(pod)
+
+
+def _wait(pod: Sequence[subprocess.Popen]) -> int:
+  failed, deadline = None, None
+  while any(process.poll() is None for process in pod):
+    if failed is None:
+      failed = next((process for process in pod if process.poll()), None)
+      deadline = failed and time.monotonic() + _GRACE_SECONDS
+    if deadline and time.monotonic() > deadline:
+      for process in pod:
+        process.kill()
+    time.sleep(0.1)
+  failed = failed or next((process for process in pod if process.returncode), None)
+  for index, process in enumerate(pod):
+    if process.returncode:
+      print(f'[{index}] ended with code {process.returncode}', flush=True)
+  if failed is None:
+    return 0
+  # A signal's number is negative here; a shell says 128 and the number.
+  return failed.returncode if failed.returncode > 0 else 128 - failed.returncode
+
+
+def _show(index, lines):
+  for line in lines:
+    print(f'[{index}] {line}', end='', flush=True)
+
+
+def _free_port() -> int:
+  with socket.socket() as probe:
+    probe.bind(('', 0))
+    return probe.getsockname()[1]
+
+
+def main(argv: Sequence[str]) -> None:
+  command, processes = argv[1:], _PROCESSES.value
+  devices = _DEVICES.value or -(-8 // processes) * processes
+  if not command:
+    sys.exit('error: name what to run after --, such as: -- main.py --config=... --workdir=...')
+  if devices % processes:
+    sys.exit(f'error: {devices} devices do not divide over {processes} processes')
+  sys.exit(run(command, processes, devices))
+
+
+if __name__ == '__main__':
+  app.run(main)
