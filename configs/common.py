@@ -74,6 +74,8 @@ def get_config():
         data='glyphs:upstream',
         train='train',
         test='test',
+        # What the data holds, where it is known: the dry run then needs no data, and data of another size is refused.
+        size={'images': 0, 'test_images': 0, 'classes': 0, 'nodes': 0},
         # An .npz of this program, or a BiT-*.npz, to start from.
         init_from='',
         batch_size=4096,

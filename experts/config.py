@@ -132,7 +132,14 @@ SCHEMA = {
     'compilation_cache': STR,
     'coordinator_timeout': integer(1),
   },
-  'upstream': {'data': STR, 'train': STR, 'test': STR, 'init_from': STR, **TRAINING},
+  'upstream': {
+    'data': STR,
+    'train': STR,
+    'test': STR,
+    'size': dict.fromkeys(('images', 'test_images', 'classes', 'nodes'), integer(0)),
+    'init_from': STR,
+    **TRAINING,
+  },
   'experts': {
     'kinds': some_of('full', 'adapter'),
     'count': integer(1),

@@ -35,7 +35,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   settings, candidates = pool.read_model(path), pool.read(path)
   model = members.make_model(settings)
   loaded = tasks.load_all(config)
-  mine = _units(candidates, jax.local_device_count())[jax.process_index() :: jax.process_count()]
+  mine = units(candidates, jax.local_device_count())[jax.process_index() :: jax.process_count()]
   images = [_load_images(task, settings, config) for task in loaded] if mine else []
   rows = []
   total = sum(len(group) for group, _ in mine) * len(loaded)
@@ -146,7 +146,7 @@ def placement(bank: bool) -> dict[str, P]:
   return {'backbone': P(), 'bank': MEMBER} if bank else {'backbone': MEMBER}
 
 
-def _units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[pool.Member], int]]:
+def units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[pool.Member], int]]:
   """Models that are embedded in one pass, and over how many groups of a process's devices."""
   found = []
   for (bank, _), group in itertools.groupby(

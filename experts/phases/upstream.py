@@ -71,7 +71,21 @@ def open_data(config: members.Config) -> tuple[Dataset, Dataset, hierarchies.Hie
   """Opens the upstream training and test sets and the is-a hierarchy of their labels."""
   train = sources.open_dataset(config.upstream.data, config.upstream.train, config.data_dir)
   test = sources.open_dataset(config.upstream.data, config.upstream.test, config.data_dir)
-  return train, test, hierarchies.from_edges(train.edges, train.class_names)
+  hierarchy = hierarchies.from_edges(train.edges, train.class_names)
+  found = {
+    'images': len(train),
+    'test_images': len(test),
+    'classes': hierarchy.num_leaves,
+    'nodes': len(hierarchy.nodes),
+  }
+  for name, number in found.items():
+    expected = config.upstream.size[name]
+    if expected not in (0, number):
+      raise ValueError(
+        f'{config.upstream.data} has {number} {name}, but config.upstream.size.{name}={expected}: '
+        'it is not the data that this config is for'
+      )
+  return train, test, hierarchy
 
 
 def member(

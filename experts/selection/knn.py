@@ -2,11 +2,15 @@
 
 import dataclasses
 import functools
+import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import logging
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 # Up to this many samples the N x N matrix is held whole (64 MiB); beyond, it is made from square tiles, a row of them
 # at a time.
@@ -62,9 +66,9 @@ def leave_one_out(embeddings: jax.Array | np.ndarray, labels: np.ndarray) -> Lea
   _check(embeddings, labels)
   groups = np.stack([_duplicate_groups(np.asarray(one, np.float32)) for one in embeddings])
   duplicates = np.array([np.sum(np.bincount(g)[g] > 1) for g in groups])
-  outcome = jax.device_get(
-    _score_models(jnp.asarray(embeddings, jnp.float32), jnp.asarray(labels), jnp.asarray(groups))
-  )
+  devices = jax.local_devices()
+  program = make_program(tuple(devices[: shards(len(embeddings), len(devices))]))
+  outcome = jax.device_get(program(np.asarray(embeddings, np.float32), labels, groups))
   broken = np.flatnonzero(~outcome.pop('finite'))
   if broken.size:
     raise ValueError(
@@ -119,11 +123,42 @@ def _duplicate_groups(embeddings: np.ndarray) -> np.ndarray:
   return np.array([seen.setdefault((row + 0.0).tobytes(), len(seen)) for row in embeddings])
 
 
-@jax.jit
-def _score_models(
-  embeddings: jax.Array, labels: jax.Array, groups: jax.Array
-) -> dict[str, jax.Array]:
-  return jax.lax.map(lambda model: _score(model[0], labels, model[1]), (embeddings, groups))
+def shards(models: int, devices: int) -> int:
+  """Over how many of some devices E models are spread: as many as divide both."""
+  return math.gcd(models, devices)
+
+
+@functools.cache
+def make_program(devices: tuple[jax.Device, ...]) -> jax.stages.Wrapped:
+  """The scorer: (embeddings [E, N, D], labels [N], groups of duplicates [E, N]) -> bool [E, N] for each result.
+
+  The models are spread over the devices, each of which takes its own one after the other. Nothing crosses between them.
+  """
+  mesh, (by_model, everywhere) = _placement(devices)
+
+  def score(embeddings, labels, groups):
+    return jax.lax.map(lambda model: _score(model[0], labels, model[1]), (embeddings, groups))
+
+  specs = (by_model.spec, everywhere.spec, by_model.spec)
+  sharded = jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=by_model.spec)
+  return jax.jit(sharded, in_shardings=(by_model, everywhere, by_model))
+
+
+def abstract_arguments(
+  models: int, samples: int, dimension: int, devices: Sequence[jax.Device]
+) -> tuple[jax.ShapeDtypeStruct, ...]:
+  """The arguments of `make_program`'s scorer as shapes with their places."""
+  _, (by_model, everywhere) = _placement(tuple(devices[: shards(models, len(devices))]))
+  return (
+    jax.ShapeDtypeStruct((models, samples, dimension), np.float32, sharding=by_model),
+    jax.ShapeDtypeStruct((samples,), np.int32, sharding=everywhere),
+    jax.ShapeDtypeStruct((models, samples), np.int32, sharding=by_model),
+  )
+
+
+def _placement(devices):
+  mesh = Mesh(np.array(devices), ('population',), axis_types=(AxisType.Auto,))
+  return mesh, (NamedSharding(mesh, P('population')), NamedSharding(mesh, P()))
 
 
 def _score(embeddings: jax.Array, labels: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:

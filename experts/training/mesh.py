@@ -69,11 +69,12 @@ def plan(
   at_once: int = 1,
   loop: bool = True,
 ) -> list[Round]:
-  """Splits a population into as few rounds as memory allows, and the devices within each.
+  """Splits a population into rounds that fit the memory, and the devices within each.
 
-  As many groups as there are members for them: a member on fewer devices reduces fewer gradients, over fewer of them,
-  and has larger batches to multiply. Fewer where a member's batch would not fit the memory of its group. No device
-  idles: members that do not divide over the groups train in a round of their own, with more devices each.
+  No device idles: members that do not divide over the groups train in a round of their own, with more devices each. All
+  plans then compute the same images; they differ in how often a device goes through a member's parameters and reduces
+  its gradients, which is the less the more groups there are. Of the plans within a tenth of the cheapest, the one with
+  the fewest rounds.
 
   Args:
     members: how many train.
@@ -87,11 +88,26 @@ def plan(
   Raises:
     ValueError: a batch that does not divide over any group, or more members than groups without `loop`.
   """
+
+  @functools.cache
+  def plans(left):
+    """{number of rounds: (cost, rounds)}, the cheapest of each."""
+    if not left:
+      return {0: (0.0, ())}
+    found = {}
+    for one in _options(left, batch_size, devices, need, limit, at_once):
+      for number, (cost, rest) in plans(left - one.members).items():
+        total = cost + _cost(one, batch_size, need)
+        if number + 1 not in found or total < found[number + 1][0]:
+          found[number + 1] = (total, (one, *rest))
+    return found
+
+  found = plans(members)
+  cheapest = min(cost for cost, _ in found.values())
   rounds, start = [], 0
-  while start < members:
-    chosen = _choose(members - start, batch_size, devices, need, limit, at_once)
-    rounds.append(dataclasses.replace(chosen, start=start))
-    start += chosen.members
+  for one in next(found[n][1] for n in sorted(found) if found[n][0] <= 1.1 * cheapest):
+    rounds.append(dataclasses.replace(one, start=start))
+    start += one.members
   if not loop and (len(rounds) > 1 or rounds[0].members > rounds[0].groups):
     raise ValueError(
       f'{members} members of batch {batch_size} do not train at the same time on {devices} devices, and '
@@ -104,10 +120,22 @@ def plan_whole(
   members: int, batch_size: int, devices: int, need: Need, limit: int, at_once: int = 1
 ) -> Round:
   """Like `plan`, for a round whose members are given, such as one that was interrupted."""
-  return _choose(members, batch_size, devices, need, limit, at_once, whole=True)
+  options = _options(members, batch_size, devices, need, limit, at_once, whole=True)
+  return min(options, key=lambda one: _cost(one, batch_size, need))
 
 
-def _choose(members, batch_size, devices, need, limit, at_once, whole=False) -> Round:
+def _cost(one: Round, batch_size: int, need: Need) -> float:
+  """Time of a step of a round, in images of one device.
+
+  Going through a member's parameters and reducing its gradients is worth 25 times its gradients' bytes of memory
+  traffic, the forward and backward pass of an image 20 times what it keeps; orders of magnitude, from v3's bandwidths.
+  """
+  through = 25 * need.gradient / (20 * need.image)
+  return one.members / one.groups * (batch_size / one.shards + through)
+
+
+def _options(members, batch_size, devices, need, limit, at_once, whole=False) -> list[Round]:
+  """The ways to train some members, or all if `whole`; those that fit, or else the one that needs least."""
   divisors = [g for g in range(1, min(devices, members) + 1) if devices % g == 0]
   if whole:
     divisors = [g for g in divisors if members % g == 0]
@@ -116,42 +144,29 @@ def _choose(members, batch_size, devices, need, limit, at_once, whole=False) -> 
     shards = devices // groups
     if batch_size % shards:
       continue
-    one = need.gradient + batch_size // shards * need.image
-    room = int((_USABLE * limit - need.shared - one) // need.member)
-    each = members // groups if whole else min(room, members // groups)
-    if 1 <= each <= room:
-      fitting.append((each * groups, groups))
+    per_image = batch_size // shards * need.image
+    once = need.gradient + per_image
+    left = _USABLE * limit - need.shared - once
+    room = int(left // need.member)
+    each = members // groups if whole else max(1, min(room, members // groups))
+    more = int((left - each * need.member) // once) if each <= room else 0
+    together = max(n for n in range(1, min(at_once, each) + 1) if each % n == 0 and n <= 1 + more)
+    used = need.shared + each * need.member + together * once
+    reason = (
+      f'{each * groups} of {members} members; devices: {groups} x {devices // groups} (population x data); '
+      f'{each} members a device, {together} at a time, {batch_size // shards} images each; about '
+      f'{used / _GIB:.2f} of {limit / _GIB:.2f} GiB'
+    )
+    if each <= room:
+      fitting.append(Round(0, each * groups, groups, shards, together, reason))
     else:
-      each = members // groups if whole else 1
-      too_large.append((need.shared + one + each * need.member, groups, each))
-  if not fitting and not too_large:
-    raise _indivisible(batch_size, devices // divisors[-1], devices, members)
+      reason += ', more than there is, by this estimate'
+      too_large.append((used, Round(0, each * groups, groups, shards, together, reason)))
   if fitting:
-    taken, groups = max(fitting)
-  else:
-    _, groups, each = min(too_large)
-    taken = each * groups
-  shards, each = devices // groups, taken // groups
-  per_image = batch_size // shards * need.image
-  left = _USABLE * limit - need.shared - each * need.member
-  at_once = max(
-    n
-    for n in range(1, min(at_once, each) + 1)
-    if each % n == 0 and (n == 1 or n * (need.gradient + per_image) <= left)
-  )
-  used = need.shared + each * need.member + at_once * (need.gradient + per_image)
-  reason = (
-    f'{taken} of {members} members on {devices} devices: {groups} groups of {shards}, {each} members a group'
-    f'{f" ({at_once} at once)" if at_once > 1 else ""}, {batch_size // shards} images a device; about '
-    f'{used / _GIB:.2f} of {limit / _GIB:.2f} GiB'
-  )
-  if not fitting:
-    reason += '; more than there is, by this estimate'
-  elif taken < members:
-    reason += '; the others follow in a round of their own'
-  elif groups < divisors[-1]:
-    reason += f'; with {divisors[-1]} groups it would take more rounds or more memory'
-  return Round(0, taken, groups, shards, at_once, reason)
+    return fitting
+  if too_large:
+    return [min(too_large, key=lambda option: option[0])[1]]
+  raise _indivisible(batch_size, devices // divisors[-1], devices, members)
 
 
 def _indivisible(batch_size, shards, devices, members) -> ValueError:
