@@ -20,6 +20,7 @@ _DEPENDENCIES = [
   'optax>=0.2.5,<0.4',
   'orbax-checkpoint>=0.11.30,<0.13',
   'pandas>=2.2,<4',
+  'pyyaml>=6,<7',
   'scikit-learn>=1.5,<2',
   'scipy>=1.15,<2',
   'tabulate>=0.9,<0.11',
@@ -43,8 +44,13 @@ setuptools.setup(
     'gpu': ['jax[cuda12]'],
     'test': [
       'hypothesis>=6.100,<7',
+      # Carries the schemas of Kubernetes and JobSet.
+      'kubeflow-trainer-api>=2.1,<3',
+      # Compiles for TPUs, without one.
+      'libtpu; platform_system=="Linux" and platform_machine=="x86_64"',
       'packaging>=24,<27',
       'pillow>=10,<14',
+      'pydantic>=2.10,<3',
       'pytest>=8,<10',
       'ruff>=0.12,<0.18',
     ],

@@ -5,7 +5,6 @@ import glob
 import importlib
 import json
 import os
-import signal
 import sys
 import time
 from collections.abc import Sequence
@@ -48,9 +47,7 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   A phase that has finished here for the same config is skipped. Errors that a user can mend end the program with one
   line and code 1; SIGTERM ends it with code 0, and the same command goes on from there.
   """
-  # The training loop takes the signal itself, to save first; elsewhere what is half done is done again. In a job of
-  # several processes JAX takes it, so that all save at the same step.
-  signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+  hosts.watch_sigterm()
   try:
     run(config, workdir)
   except (ValueError, OSError, FloatingPointError) as error:

@@ -8,7 +8,7 @@ number of processes does not change the mesh.
 
 Each line of output is preceded by its process's number. SIGTERM and Ctrl-C go to all processes: they save at the same
 step and end. Where one process dies, the others notice, and end with an error; what has not ended two minutes after
-the first failure is killed. The exit code is that of the first process that failed.
+the first failure is killed. The exit code is 0 if all processes ended well.
 """
 
 import os
@@ -55,8 +55,8 @@ def environment(coordinator: str, processes: int, index: int, devices: int) -> d
 
 def run(command: Sequence[str], processes: int, devices: int) -> int:
   """Runs the command in every process; returns the exit code of the pod."""
-  coordinator = f'localhost:{_free_port()}'
-  pod = []
+  coordinator = f'localhost:{free_port()}'
+  pod, readers = [], []
   for index in range(processes):
     variables = environment(coordinator, processes, index, devices // processes)
     process = subprocess.Popen(
@@ -68,39 +68,40 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
       errors='replace',
     )
     print(f'[{index}] started as process {process.pid}', flush=True)
-    threading.Thread(target=_show, args=(index, process.stdout), daemon=True).start()
+    readers.append(threading.Thread(target=_show, args=(index, process.stdout)))
+    readers[-1].start()
     pod.append(process)
   for number in (signal.SIGTERM, signal.SIGINT):
     signal.signal(number, lambda number, _: [process.send_signal(number) for process in pod])
-  return _wait(pod)
+  _wait(pod)
+  for reader in readers:
+    reader.join()
+  codes = [process.returncode for process in pod]
+  for index, code in enumerate(codes):
+    if code:
+      print(f'[{index}] ended with code {code}', flush=True)
+  # A signal's number is negative here; a shell says 128 and the number.
+  return max(code if code >= 0 else 128 - code for code in codes)
 
 
-def _wait(pod: Sequence[subprocess.Popen]) -> int:
-  failed, deadline = None, None
+def _wait(pod: Sequence[subprocess.Popen]) -> None:
+  deadline = None
   while any(process.poll() is None for process in pod):
-    if failed is None:
-      failed = next((process for process in pod if process.poll()), None)
-      deadline = failed and time.monotonic() + _GRACE_SECONDS
+    if deadline is None and any(process.poll() for process in pod):
+      deadline = time.monotonic() + _GRACE_SECONDS
     if deadline and time.monotonic() > deadline:
       for process in pod:
         process.kill()
     time.sleep(0.1)
-  failed = failed or next((process for process in pod if process.returncode), None)
-  for index, process in enumerate(pod):
-    if process.returncode:
-      print(f'[{index}] ended with code {process.returncode}', flush=True)
-  if failed is None:
-    return 0
-  # A signal's number is negative here; a shell says 128 and the number.
-  return failed.returncode if failed.returncode > 0 else 128 - failed.returncode
 
 
 def _show(index, lines):
   for line in lines:
-    print(f'[{index}] {line}', end='', flush=True)
+    print(f'[{index}] {line.rstrip()}', flush=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+  """A port that nothing listens on."""
   with socket.socket() as probe:
     probe.bind(('', 0))
     return probe.getsockname()[1]

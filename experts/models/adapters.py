@@ -48,7 +48,8 @@ def apply(adapter: Params, x: jax.Array, groups: int) -> jax.Array:
   for name in ('a1', 'a2'):
     norm = adapter[name]['norm']
     y = jax.nn.relu(layers.group_norm(y, norm['scale'], norm['bias'], groups))
-    y = layers.conv(y, adapter[name]['conv']['kernel'])
+    # Experts of a bank differ in these kernels: see `layers.product`.
+    y = layers.product(y, adapter[name]['conv']['kernel'])
   return x + y
 
 

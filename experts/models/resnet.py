@@ -157,9 +157,7 @@ class ResNet(nn.Module):
     x = images.astype(self.dtype)
     x = StdConv(features, ROOTS[self.root], 2, name='root')(x)
     if self.root == 'imagenet':
-      # Zeros and not -inf, as BiT pads: the root has no ReLU, so a zero can be the largest.
-      x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-      x = nn.max_pool(x, (3, 3), (2, 2))
+      x = layers.max_pool(x)
     for block, units in enumerate(DEPTHS[self.depth], 1):
       if adapter is not None:
         x = adapters.apply(adapter[f'block{block}'], x, self.groups)

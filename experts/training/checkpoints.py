@@ -100,6 +100,8 @@ class Checkpoints:
       yield
     # As many types as there are ways for a disk to fail.
     except Exception as error:
+      if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
+        raise  # It is not the disk that is gone, but another process.
       raise OSError(
         f'cannot save a checkpoint in {self._manager.directory}: {_reason(error)}'
       ) from error

@@ -4,11 +4,11 @@ On one machine there is one process, and nothing here waits for anything.
 """
 
 import contextlib
-import itertools
 import json
 import os
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -17,9 +17,6 @@ from jax.experimental import multihost_utils
 
 # A process that is silent for so long is dead, and ends the job.
 _HEARTBEAT_SECONDS = 60
-# Every call of `Preemption.reached` in the life of a process: JAX agrees on one of them, so the count must not restart
-# with each run.
-_CALLS = itertools.count(1)
 
 
 def start(timeout: int) -> None:
@@ -39,6 +36,8 @@ def start(timeout: int) -> None:
   on_tpu = (jax.config.jax_platforms or '').startswith('tpu')
   if not address and not on_tpu:
     return
+  # JAX's own answer to SIGTERM counts steps from the start of the job, which has several runs.
+  jax.config.update('jax_enable_preemption_service', False)
   number, index = (os.environ.get(f'JAX_{name}') for name in ('NUM_PROCESSES', 'PROCESS_ID'))
   try:
     jax.distributed.initialize(
@@ -87,35 +86,38 @@ def gather(value: Any) -> list[Any]:
   return [json.loads(bytes(row[:length])) for row, length in zip(rows, lengths)]
 
 
-class Preemption:
-  """Whether to save and stop: after SIGTERM to any process, all processes are told so at the same step."""
+def watch_sigterm() -> None:
+  """From now on SIGTERM ends the program with code 0 where nothing is to be saved, and else waits to be asked for.
 
-  def __init__(self):
-    self._signalled = False
+  What a phase has half done outside a training run is done again. In a job of several processes the signal waits for
+  the next step in any case: one process that left by itself would take the others down.
+  """
+  signal.signal(signal.SIGTERM, _on_sigterm)
 
-  def reached(self) -> bool:
-    """Asked once a step, by every process."""
-    if jax.process_count() == 1:
-      return self._signalled
-    return multihost_utils.reached_preemption_sync_point(next(_CALLS))
 
-  def signal(self) -> None:
-    self._signalled = True
+def _on_sigterm(*_) -> None:
+  _State.asked_to_stop = True
+  if not _State.training and not several():
+    sys.exit(0)
+
+
+class _State:
+  asked_to_stop = False
+  training = False
 
 
 @contextlib.contextmanager
-def preemption() -> Iterator[Preemption]:
-  """Turns SIGTERM into an answer of `Preemption.reached`, so that a step is never cut in two."""
-  found = Preemption()
-  if jax.process_count() > 1:
-    # JAX's own service has the signal.
-    yield found
-    return
-  previous = signal.signal(signal.SIGTERM, lambda *_: found.signal())
+def training() -> Iterator[Callable[[], bool]]:
+  """Inside, SIGTERM cuts no step in two; yields whether this process has been asked to stop."""
+  previous = signal.signal(signal.SIGTERM, _on_sigterm)
+  _State.training = True
   try:
-    yield found
+    yield lambda: _State.asked_to_stop
   finally:
     signal.signal(signal.SIGTERM, previous)
+    _State.training = False
+    # What came too late for this run of a job is for the next one.
+    _State.asked_to_stop &= several()
 
 
 def _first_line(error: BaseException) -> str:

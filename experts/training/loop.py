@@ -96,23 +96,25 @@ def train(
   done = start
   with (
     Progress(steps, description=records.run, start=start) as progress,
-    hosts.preemption() as preemption,
+    hosts.training() as asked_to_stop,
     records.traced.trace(records.board.folder(records.run)) as trace,
   ):
     for done, batch in enumerate(batches(start), start + 1):
       if done == start + 1:
         _show_inputs(records, population, done, batch)
       trace.before(done)
-      placed = meshes.put_batch(mesh, batch)
+      placed = meshes.put_batch(mesh, {**batch, pop.STOP: meshes.mark(mesh, asked_to_stop())})
       began = time.monotonic()
       # Nothing moves between host and device inside a step, nor by oversight.
       with jax.transfer_guard('disallow'):
-        state, loss = step_fn(state, frozen, placed)
+        state, loss, stops = step_fn(state, frozen, placed)
       if done == start + 1:
         _log_compilation(records, done, time.monotonic() - began)
-      queued.append(loss)
+      queued.append(stops)
+      stop = False
       if len(queued) > _IN_FLIGHT:
-        queued.popleft().block_until_ready()
+        # Of all processes: they stop at the same step.
+        stop = jax.device_get(queued.popleft()) > 0
         clock.tick()
       trace.after(done, loss)
       images = len(population) * placed['label'].shape[1]
@@ -123,7 +125,6 @@ def train(
       progress.update(done, images, shown if records.lines or done == steps else None)
       if done == steps:
         break
-      stop = preemption.reached()
       if checkpoints and (stop or done % records.checkpoint_every == 0):
         _save(population, records, state, done)
       if stop:
@@ -138,7 +139,8 @@ def train(
     if checkpoints:
       _save(population, records, state, steps)
       checkpoints.wait()
-    if preemption.reached():
+    late = asked_to_stop() and not hosts.several()
+    if late or any(jax.device_get(stops) > 0 for stops in queued):
       _exit(records, steps)
   return state
 

@@ -255,6 +255,13 @@ def put_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.A
   return _put(mesh, batch, EXAMPLE, tuple(number for _, number in _block(mesh)))
 
 
+def mark(mesh: Mesh, value: bool) -> np.ndarray:
+  """This process's share of an array with a number for each device: 1 if `value`, else 0."""
+  (_, rows), (_, columns) = _block(mesh)
+  groups, shards = mesh.devices.shape
+  return np.full((groups // rows, shards // columns), value, np.float32)
+
+
 def put_shared_batch(mesh: Mesh, batch: Mapping[str, np.ndarray]) -> Mapping[str, jax.Array]:
   """Makes global arrays [B, …], the same for all members, of this process's share [b, …]."""
   return _put(mesh, batch, P('data'), (_block(mesh)[1][1],))

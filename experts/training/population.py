@@ -28,6 +28,10 @@ Batch = Mapping[str, jax.Array]
 Objective = Callable[[Tree, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
 
+# Key of a batch: float32 [groups, shards], 1 where a process has been asked to stop.
+STOP = 'stop'
+
+
 @struct.dataclass
 class State:
   """What a checkpoint holds. Leaves other than `step` have a leading member axis.
@@ -128,12 +132,12 @@ def _specs() -> State:
 
 def make_step(
   population: Population, mesh: jax.sharding.Mesh
-) -> Callable[[State, Tree, Batch], tuple[State, jax.Array]]:
+) -> Callable[[State, Tree, Batch], tuple[State, jax.Array, jax.Array]]:
   """Compiles one optimiser step of all members.
 
   Returns:
-    (state, frozen parameter trees without a member axis, batch [P, B, …]) -> (new state, loss [P]). The old state's
-    memory is reused for the new one.
+    (state, frozen parameter trees without a member axis, batch [P, B, …] with `STOP`) -> (new state, loss [P], devices
+    that are asked to stop). The old state's memory is reused for the new one.
   """
   rates = meshes.place(np.asarray(population.learning_rate, np.float32), mesh, MEMBER)
   decays = meshes.place(np.asarray(population.weight_decay, np.float32), mesh, MEMBER)
@@ -164,6 +168,7 @@ def abstract_arguments(
 ) -> tuple[Tree, ...]:
   """The arguments of `make_program`'s step as shapes with their places, from shapes without."""
   rates = jax.ShapeDtypeStruct((len(population),), np.float32)
+  batch = {**batch, STOP: jax.ShapeDtypeStruct(mesh.devices.shape, np.float32)}
   return tuple(
     jax.tree.map(lambda spec, part: meshes.abstract(part, mesh, spec), specs, tree)
     for specs, tree in (
@@ -183,7 +188,7 @@ def _jit_step(objective, schedule, momentum, members_at_once, log_every, unroll,
     functools.partial(_step, objective, schedule, momentum, members_at_once, log_every, unroll),
     mesh=mesh,
     in_specs=(_specs(), P(), EXAMPLE, MEMBER, MEMBER),
-    out_specs=(_specs(), MEMBER),
+    out_specs=(_specs(), MEMBER, P()),
   )
   return jax.jit(sharded, donate_argnums=0)
 
@@ -202,6 +207,8 @@ def _step(
   decays,
 ):
   factor = schedule(state.step)
+  stops = jax.lax.psum(batch[STOP].sum(), ('population', 'data'))
+  batch = {key: value for key, value in batch.items() if key != STOP}
 
   def member(kept, given):
     trained, optimizer = kept
@@ -232,7 +239,7 @@ def _step(
     sums={name: keep * total + metrics[name] for name, total in state.sums.items()},
     bad_step=jnp.where(newly_bad, state.step + 1, state.bad_step),
   )
-  return new, metrics['loss']
+  return new, metrics['loss'], stops
 
 
 def each_member(

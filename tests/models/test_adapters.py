@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experts.models import adapters, resnet
 
@@ -82,13 +83,16 @@ def test_bank_equals_each_adapter_alone():
   assert np.abs(together[0] - together[1]).max() > 0.01
 
 
-def test_bank_runs_and_trains_without_grouped_convolutions():
-  backbone = resnet.init(MODEL, jax.random.key(0), 4)['backbone']
+# In bfloat16 the backbone's 1×1 kernels are convolutions, too.
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+def test_bank_runs_and_trains_without_grouped_convolutions(dtype):
+  model = resnet.ResNet(14, 1 / 16, 'small', dtype)
+  backbone = resnet.init(model, jax.random.key(0), 4)['backbone']
   experts = bank(3)
   batches = np.stack([images(2, seed) for seed in range(3)])
-  embed = lambda adapter, batch: MODEL.apply({'params': backbone}, batch, adapter)
+  embed = lambda adapter, batch: model.apply({'params': backbone}, batch, adapter)
   losses = jax.vmap(jax.value_and_grad(lambda a, b: jnp.sum(embed(a, b) ** 2)))
-  shared = lambda a: adapters.embed_bank(MODEL, backbone, a, batches[0])
+  shared = lambda a: adapters.embed_bank(model, backbone, a, batches[0])
   for program in (
     jax.jit(losses).lower(experts, batches).compile(),
     jax.jit(shared).lower(experts).compile(),

@@ -168,6 +168,66 @@ def test_conv_equals_the_plain_one_in_value_and_gradient(size, stride, side):
     np.testing.assert_allclose(mine, other, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(('size', 'stride', 'side'), [(1, 1, 5), (1, 2, 5), (3, 2, 6), (3, 1, 2)])
+def test_conv_in_bfloat16_is_a_convolution_with_the_same_result(size, stride, side):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2, side, side, 3)).astype(np.float32)
+  kernel = rng.normal(size=(size, size, 3, 4)).astype(np.float32)
+  short = lambda x, k: layers.conv(x.astype(jnp.bfloat16), k, stride).astype(jnp.float32)
+  ours, ours_vjp = jax.vjp(short, x, kernel)
+  plain, plain_vjp = jax.vjp(lambda x, k: plain_conv(x, k, stride), x, kernel)
+  cotangent = rng.normal(size=plain.shape).astype(np.float32)
+  np.testing.assert_allclose(ours, plain, rtol=0.02, atol=0.05)
+  for mine, other in zip(ours_vjp(cotangent), plain_vjp(cotangent)):
+    np.testing.assert_allclose(mine, other, rtol=0.02, atol=0.1)
+  assert 'dot_general' not in str(jax.make_jaxpr(short)(x, kernel))
+
+
+@pytest.mark.parametrize('mean', [0, 20])
+def test_group_norm_in_bfloat16_is_as_exact_as_its_input(mean):
+  rng = np.random.default_rng(0)
+  x = jnp.asarray(rng.normal(size=(3, 8, 8, 12)) + mean, jnp.bfloat16)
+  norm = {'scale': rng.normal(size=12), 'bias': rng.normal(size=12)}
+  expected = numpy_group_norm(np.asarray(x, np.float64), norm, 4)
+  got = layers.group_norm(x, jnp.float32(norm['scale']), jnp.float32(norm['bias']), 4)
+  assert got.dtype == jnp.bfloat16
+  np.testing.assert_allclose(np.float64(got), expected, rtol=2**-7, atol=2**-8)
+
+
+def test_standardize_does_not_cancel_and_takes_a_constant_kernel():
+  rng = np.random.default_rng(0)
+  kernel = (rng.normal(size=(3, 3, 8, 5)) + 100).astype(np.float32)
+  wide = kernel.astype(np.float64)
+  expected = (wide - wide.mean((0, 1, 2))) / wide.std((0, 1, 2))
+  np.testing.assert_allclose(layers.standardize(kernel), expected, rtol=1e-4, atol=1e-4)
+  # Invariant to its mean and scale: the gradient is orthogonal to both.
+  weight = rng.normal(size=kernel.shape).astype(np.float32)
+  gradient = jax.grad(lambda k: jnp.sum(layers.standardize(k) * weight))(kernel)
+  np.testing.assert_allclose(gradient.sum((0, 1, 2)), 0, atol=1e-4)
+  np.testing.assert_allclose(
+    (gradient * (wide - wide.mean((0, 1, 2)))).sum((0, 1, 2)), 0, atol=1e-3
+  )
+  np.testing.assert_array_equal(layers.standardize(np.full((1, 1, 4, 2), 3.0, np.float32)), 0)
+
+
+@pytest.mark.parametrize('side', [1, 2, 5, 6])
+def test_max_pool_pads_with_zeros(side):
+  rng = np.random.default_rng(0)
+  # Mostly below zero, so that the border's zeros win where they are seen.
+  x = (rng.normal(size=(2, side, side, 3)) - 1).astype(np.float32)
+
+  def padded(x):
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+    return nn.max_pool(x, (3, 3), (2, 2))
+
+  np.testing.assert_array_equal(layers.max_pool(x), padded(x))
+  weight = rng.normal(size=padded(x).shape).astype(np.float32)
+  mine, other = (
+    jax.grad(lambda x, f=f: jnp.sum(f(x) * weight))(x) for f in (layers.max_pool, padded)
+  )
+  np.testing.assert_array_equal(mine, other)
+
+
 def test_new_head_scores_zero_and_embedding_is_float32_under_bfloat16():
   model = resnet.ResNet(14, 1 / 16, 'small', jnp.bfloat16)
   params = resnet.init(model, jax.random.key(0), 5)

@@ -1,6 +1,7 @@
 """Leave-one-out against scikit-learn in float64, ties and duplicates as literals, faults by name."""
 
 import hypothesis
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -79,16 +80,16 @@ def test_tiles_equal_the_whole_matrix(monkeypatch):
   whole = knn.leave_one_out(embeddings, labels)
   monkeypatch.setattr(knn, '_WHOLE', 100)
   monkeypatch.setattr(knn, '_TILE', 32)
-  knn._score_models.clear_cache()
+  knn.make_program.cache_clear()
   tiled = knn.leave_one_out(embeddings, labels)
-  knn._score_models.clear_cache()
+  knn.make_program.cache_clear()
   for name in ('correct', 'ties', 'optimistic', 'pessimistic', 'duplicates', 'leave_group_out'):
     np.testing.assert_array_equal(getattr(tiled, name), getattr(whole, name), err_msg=name)
 
 
 def test_large_sets_never_hold_the_whole_matrix():
   number = 20_000
-  program = knn._score_models.lower(
+  program = knn.make_program((jax.devices()[0],)).lower(
     jnp.zeros((2, number, 8)), jnp.zeros(number, jnp.int32), jnp.zeros((2, number), jnp.int32)
   ).compile()
   assert program.memory_analysis().temp_size_in_bytes < 4 * number**2 / 2
@@ -96,7 +97,7 @@ def test_large_sets_never_hold_the_whole_matrix():
 
 def test_memory_does_not_grow_with_models():
   def temporary(models):
-    program = knn._score_models.lower(
+    program = knn.make_program((jax.devices()[0],)).lower(
       jnp.zeros((models, 500, 64)), jnp.zeros(500, jnp.int32), jnp.zeros((models, 500), jnp.int32)
     )
     return program.compile().memory_analysis().temp_size_in_bytes

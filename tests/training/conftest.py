@@ -61,6 +61,11 @@ def stream(members, start: int = 0, stop: int = 10**6, batch: int = BATCH):
     yield {key: np.stack([part[key] for part in parts]) for key in parts[0]}
 
 
+def put(mesh, batch):
+  """The batch on the mesh, as the loop puts it there."""
+  return meshes.put_batch(mesh, {**batch, population.STOP: meshes.mark(mesh, False)})
+
+
 def make_population(objective, rates, names=None, at_once=1, log_every=5, steps=50, decay=1e-3):
   return population.Population(
     names=names or [f'm{i}' for i in range(len(rates))],
@@ -80,7 +85,7 @@ def run(members, mesh, trained, frozen, batches):
   frozen = jax.device_put(frozen, NamedSharding(mesh, P()))
   step = population.make_step(members, mesh)
   for batch in batches:
-    state, _ = step(state, frozen, meshes.put_batch(mesh, batch))
+    state, *_ = step(state, frozen, put(mesh, batch))
   return jax.device_get(state)
 
 

@@ -11,7 +11,6 @@ import pandas as pd
 import pytest
 
 from experts.training import board, checkpoints, lines, loop, population
-from experts.training import mesh as meshes
 
 STEPS, LOG_EVERY, SAVE_EVERY = 23, 5, 4
 
@@ -138,7 +137,7 @@ def test_metric_lines_are_means_since_the_line_before(train, toy):
   )
   step = population.make_step(pop, mesh)
   for batch in toy.stream([0, 1], stop=STEPS):
-    state, loss = step(state, {}, meshes.put_batch(mesh, batch))
+    state, loss, _ = step(state, {}, toy.put(mesh, batch))
     losses.append(np.asarray(loss))
   train()
   frame = pd.read_csv(train.folder / 'run' / 'm.csv')
@@ -152,13 +151,13 @@ def test_metric_lines_are_means_since_the_line_before(train, toy):
       np.testing.assert_allclose(rows[at], np.mean([x[i] for x in losses[first:last]]), rtol=1e-5)
 
 
-def test_sigterm_saves_at_that_step_and_exits_with_0(train, toy):
+def test_sigterm_saves_at_the_next_step_and_exits_with_0(train, toy):
   undisturbed = train('a')
   before = signal.getsignal(signal.SIGTERM)
   with pytest.raises(SystemExit) as stopped:
-    train('b', _interrupted(toy, 6, _terminate))
+    train('b', _interrupted(toy, 5, _terminate))
   assert stopped.value.code == 0
-  # Sent while the seventh batch was made: the step that takes it is the last.
+  # Sent while the sixth batch was made: the step that takes it carries the word, and the next is on its way already.
   assert 7 in _saved(train.folder / 'b')
   assert signal.getsignal(signal.SIGTERM) is before
   _assert_equal(train('b'), undisturbed)

@@ -109,7 +109,7 @@ def test_training_adapters_holds_no_backbone_and_leaves_it_as_it_was(toy, networ
   state = population.create_state(pop, mesh, {'adapter': population.stack(adapters[:2])})
   step = population.make_step(pop, mesh)
   for batch in toy.stream([0, 1], stop=3):
-    state, _ = step(state, frozen, meshes.put_batch(mesh, batch))
+    state, *_ = step(state, frozen, toy.put(mesh, batch))
   assert state.trained.keys() == {'adapter'}
   # Adapter and momentum of the same size, and nothing near the size of a backbone.
   one = sum(leaf.size for leaf in jax.tree.leaves(adapters[0]))
@@ -142,7 +142,7 @@ def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
   pop = toy.make_population(toy.resnet_objective, [0.02])
   mesh = toy.make_mesh(1, 8)
   state = population.create_state(pop, mesh, population.repeat(network, 1))
-  batch = meshes.put_batch(mesh, next(toy.stream([0])))
+  batch = toy.put(mesh, next(toy.stream([0])))
   step = population.make_step(pop, mesh)
   text = jax.jit(lambda s, b: step(s, {}, b)).lower(state, batch).compile().as_text()
   # 'f32[1,1,8]{…} all-reduce(…)', or a tuple of such shapes where the combiner has joined several.
@@ -150,8 +150,8 @@ def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
   shapes = [shape for result in results for shape in re.findall(r'\w+\[([\d,]*)\]', result)]
   reduced = sum(math.prod(int(n) for n in shape.split(',') if n) for shape in shapes)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(network))
-  # Beside the gradients, the loss and the accuracy.
-  assert reduced == parameters + 2
+  # Beside the gradients, the loss, the accuracy, and whether to stop.
+  assert reduced == parameters + 3
   assert len(results) <= 3
   for collective in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
     assert f' {collective}(' not in text
@@ -164,7 +164,7 @@ def test_sums_restart_after_each_log_line(toy):
   state = population.create_state(pop, mesh, population.stack([toy.linear_params(0)]))
   losses, sums = [], []
   for batch in toy.stream([0], stop=7):
-    state, loss = step(state, {}, meshes.put_batch(mesh, batch))
+    state, loss, _ = step(state, {}, toy.put(mesh, batch))
     losses.append(float(loss[0]))
     sums.append(float(state.sums['loss'][0]))
   stretches = [losses[0:1], losses[0:2], losses[0:3], losses[3:4], losses[3:5], losses[3:6]]
@@ -195,13 +195,13 @@ def test_a_looped_population_is_the_unrolled_one(toy, network):
   """The form of the accelerators, in place in a loop, against that of the CPU."""
   pop = toy.make_population(toy.resnet_objective, [0.02, 0.05, 0.1], steps=4)
   mesh = toy.make_mesh(1, 2)
-  batch = meshes.put_batch(mesh, next(toy.stream([0, 1, 2])))
+  batch = toy.put(mesh, next(toy.stream([0, 1, 2])))
   rates = meshes.place(np.float32([0.02, 0.05, 0.1]), mesh, meshes.MEMBER)
   ends = []
   for unroll in (True, False):
     state = population.create_state(pop, mesh, population.repeat(network, 3))
     step = population.jit_step(pop, mesh, unroll)
     for _ in range(2):
-      state, _ = step(state, {}, batch, rates, 0 * rates)
+      state, *_ = step(state, {}, batch, rates, 0 * rates)
     ends.append(jax.device_get((state.trained, state.optimizer, state.sums)))
   assert _distance(*ends) < 1e-5
