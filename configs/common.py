@@ -110,6 +110,10 @@ def get_config():
           flip=True,
         ),
       },
+      # Predicts from an image whose slice it is of (EXP App. A); not part of the default chain, as the proxy needs none.
+      'domain_predictor': training(
+        batch_size=1024, duration='2 epochs', weight_decay=1e-3, crop='inception', flip=True
+      ),
       'tasks': {},
       'select': {'strategy': 'knn'},
       # VTAB-1k's sweep (EXP §E.2).

@@ -19,17 +19,15 @@ from experts.training import hosts
 from experts.training.board import Board
 
 # Phase -> the fields of the config that its results depend on (those of the phases before it included).
-_INPUTS = {}
-_SO_FAR = ['seed', 'model', 'image']
-for _phase, _fields in {
-  'upstream': ['upstream'],
-  'experts': ['experts'],
-  'select': ['pool', 'tasks', 'select'],
-  'transfer': ['transfer'],
-  'report': [],
-}.items():
-  _SO_FAR = [*_SO_FAR, *_fields]
-  _INPUTS[_phase] = tuple(_SO_FAR)
+_NETWORK = ('seed', 'model', 'image', 'upstream', 'experts')
+_INPUTS = {
+  'upstream': _NETWORK[:-1],
+  'experts': _NETWORK,
+  'domain_predictor': (*_NETWORK, 'domain_predictor'),
+  'select': (*_NETWORK, 'pool', 'tasks', 'select'),
+  'transfer': (*_NETWORK, 'pool', 'tasks', 'select', 'transfer'),
+  'report': (*_NETWORK, 'pool', 'tasks', 'select', 'transfer'),
+}
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:

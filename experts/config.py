@@ -87,7 +87,7 @@ def _is_steps(value: Any) -> bool:
 
 
 # In the order in which each needs what those before it leave.
-PHASES = ('upstream', 'experts', 'select', 'transfer', 'report')
+PHASES = ('upstream', 'experts', 'domain_predictor', 'select', 'transfer', 'report')
 STR = Field(str)
 BOOL = Field(bool)
 
@@ -149,6 +149,7 @@ SCHEMA = {
     'full': TRAINING,
     'adapter': TRAINING,
   },
+  'domain_predictor': TRAINING,
   'tasks': Each(
     {
       'data': STR,

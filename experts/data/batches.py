@@ -68,6 +68,32 @@ def shuffled(size: int, seed: int) -> Callable[[int], int]:
   return row
 
 
+def balanced(labels: np.ndarray) -> Order:
+  """Every class equally often, each class's images in epochs of their own ([EXP] App. A).
+
+  Args:
+    labels: int [n], the class of each row of the slice; every class up to the largest has a row.
+  """
+  by_class = np.argsort(labels, kind='stable')
+  sizes = np.bincount(labels)
+  starts = np.cumsum(sizes) - sizes
+
+  def order(size: int, seed: int) -> Callable[[int], int]:
+    if size != len(labels):
+      raise ValueError(f'{len(labels)} labels do not balance {size} images')
+    seeds = np.random.SeedSequence(seed).generate_state(len(sizes) + 1, np.uint64)
+    class_of = shuffled(len(sizes), int(seeds[-1]))
+    within = [shuffled(int(n), int(seed)) for n, seed in zip(sizes, seeds)]
+
+    def row(position: int) -> int:
+      label = class_of(position)
+      return int(by_class[starts[label] + within[label](position // len(sizes))])
+
+    return row
+
+  return order
+
+
 def train_batches(
   members: Sequence[Member],
   transform: Transform,

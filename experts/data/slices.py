@@ -1,9 +1,11 @@
 """Slices: the parts of the upstream data on which the experts are trained ([EXP §4])."""
 
-from collections.abc import Sequence
+import dataclasses
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from experts.data.dataset import Dataset
 from experts.data.hierarchy import Hierarchy
 
 
@@ -82,3 +84,27 @@ def largest(
     )
   names = [hierarchy.nodes[node] for node in chosen]
   return {name: indices(labels, hierarchy, name) for name in names}
+
+
+def by_slice(dataset: Dataset, chosen: Mapping[str, np.ndarray]) -> Dataset:
+  """The images of some slices, each labelled with its slice; those of several appear once for each ([EXP] App. A).
+
+  Args:
+    dataset: the whole.
+    chosen: slice name -> indices into it.
+
+  Returns:
+    A data set whose classes are the slices, one slice after the other.
+  """
+  rows = np.concatenate(list(chosen.values()))
+  labels = np.repeat(np.arange(len(chosen)), [len(index) for index in chosen.values()])
+  return dataclasses.replace(
+    dataset,
+    name=f'{dataset.name} by slice',
+    class_names=tuple(chosen),
+    size=len(rows),
+    read_image=lambda index: dataset.read_image(int(rows[index])),
+    read_labels=lambda: labels,
+    describe=lambda index: dataset.describe(int(rows[index])),
+    edges=(),
+  )

@@ -5,6 +5,8 @@ import numpy as np
 from absl import logging
 
 from experts.data import slices
+from experts.data.dataset import Dataset
+from experts.data.hierarchy import Hierarchy
 from experts.models import resnet, weights
 from experts.phases import members, upstream
 from experts.selection import pool
@@ -15,14 +17,7 @@ from experts.training.board import Board
 def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves weights/<kind>.<node>.npz for every expert, and adds them to pool.json."""
   train, test, hierarchy = upstream.open_data(config)
-  chosen = slices.largest(
-    train.labels,
-    hierarchy,
-    config.experts.count,
-    least=config.experts.min_images,
-    most_share=config.experts.max_share,
-    nodes=config.experts.nodes,
-  )
+  chosen = choose(config, train, hierarchy)
   logging.info(
     'experts on %s', ', '.join(f'{node} ({len(index)} images)' for node, index in chosen.items())
   )
@@ -34,6 +29,18 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   if hosts.first():
     settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
     pool.write(f'{workdir}/pool.json', known, settings)
+
+
+def choose(config: members.Config, train: Dataset, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
+  """The slices of the config's experts: node -> indices into the training set."""
+  return slices.largest(
+    train.labels,
+    hierarchy,
+    config.experts.count,
+    least=config.experts.min_images,
+    most_share=config.experts.max_share,
+    nodes=config.experts.nodes,
+  )
 
 
 def _train(

@@ -43,6 +43,13 @@ class Stream:
   seed: int
 
 
+def write_json(path: str, content: Any) -> None:
+  """Writes a file that appears under its name only when it is complete."""
+  with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
+    json.dump(content, file, indent=2, ensure_ascii=False)
+  os.replace(f'{path}.tmp', path)
+
+
 def seed_of(config: Config, *names: str) -> int:
   """A seed that depends on what it is for, never on the place in a list."""
   digests = [zlib.crc32(name.encode()) for name in names]
@@ -215,6 +222,7 @@ def train(
   members_at_once: int = 1,
   learning_rates: Sequence[float] = (),
   folder: str = '',
+  order: batches.Order = batches.shuffled,
   evaluate: Callable[[jax.sharding.Mesh, Tree], Mapping[str, np.ndarray]] | None = None,
   keep: Callable[[int, Tree], None] | None = None,
 ) -> None:
@@ -237,6 +245,7 @@ def train(
     learning_rates: one a member, for a batch of 256; the section's for all if empty.
     folder: where checkpoints and metric lines go. Without one the run keeps none, starts again after a crash, and takes
       a loss that diverges as a result.
+    order: in which the members see their images.
     evaluate: (mesh, trained trees of a round) -> metrics at the end.
     keep: called with each member's number and trained trees, on the host of the process that writes.
   """
@@ -270,6 +279,7 @@ def train(
       meshes.place(frozen, mesh, jax.sharding.PartitionSpec()),
       steps,
       f'{folder}{several}' if folder else '',
+      order,
       functools.partial(evaluate, mesh) if evaluate else None,
     )
     if keep:
@@ -300,15 +310,13 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
   )
   if folder and hosts.first():
     os.makedirs(folder, exist_ok=True)
-    with open(f'{path}.tmp', 'w') as file:
-      json.dump([one.members for one in rounds], file)
-    os.replace(f'{path}.tmp', path)
+    write_json(path, [one.members for one in rounds])
   return rounds
 
 
 def _train_round(
-  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, evaluate
-):
+  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, order, evaluate
+):  # fmt: skip
   mine, shard = meshes.share(mesh, len(streams))
 
   def source(start):
@@ -321,6 +329,7 @@ def _train_round(
       mixup=section.mixup,
       shard=shard,
       undecodable=config.image.undecodable,
+      order=order,
     )
 
   with contextlib.ExitStack() as stack:

@@ -77,6 +77,7 @@ def programs(config: members.Config, devices: Sequence[jax.Device], limit: int) 
   of_phase = {
     'upstream': _of_upstream,
     'experts': _of_experts,
+    'domain_predictor': _of_domain_predictor,
     'select': _of_select,
     'transfer': _of_transfer,
   }
@@ -115,6 +116,18 @@ def _of_experts(config, devices, limit) -> Iterator[Program]:
       members.predict(model, data.classes), data.test_images,
       at_once=1 if kind == 'full' else members.ADAPTERS_AT_ONCE,
     )  # fmt: skip
+
+
+def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
+  data = _upstream(config)
+  model = members.make_model(config.model, devices[0].platform)
+  section = config.domain_predictor
+  slices = len(config.experts.nodes) or config.experts.count
+  yield from _training(
+    config, devices, limit, 'domain_predictor', 'domain_predictor', section, 'domain_predictor',
+    model, 1, _network(model, slices), {}, members.single_label(model),
+    optim.steps(section.duration, section.batch_size, data.images), members.predict(model), data.test_images,
+  )  # fmt: skip
 
 
 def _of_transfer(config, devices, limit) -> Iterator[Program]:

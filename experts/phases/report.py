@@ -1,4 +1,4 @@
-"""Phase 5: the tables and curves of a workdir's results."""
+"""Phase 6: the tables and curves of a workdir's results."""
 
 import os
 

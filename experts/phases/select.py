@@ -1,4 +1,4 @@
-"""Phase 3: score every model of the pool on every task, without training any (EXP §5)."""
+"""Phase 4: score every model of the pool on every task, without training any (EXP §5)."""
 
 import functools
 import itertools

@@ -1,6 +1,5 @@
-"""Phase 4: fine-tune models of the pool on every task (EXP §6, App. E)."""
+"""Phase 5: fine-tune models of the pool on every task (EXP §6, App. E)."""
 
-import json
 import os
 
 import jax
@@ -183,6 +182,4 @@ class _Trainer:
       'classes': list(self._task.train.class_names),
       'network': self._settings,
     }
-    with open(f'{folder}/model.json.tmp', 'w') as file:
-      json.dump(described, file, indent=2, ensure_ascii=False)
-    os.replace(f'{folder}/model.json.tmp', f'{folder}/model.json')
+    members.write_json(f'{folder}/model.json', described)

@@ -261,3 +261,18 @@ def test_requests_that_cannot_be_met_are_refused():
     train_batches(_members(data, 0), PLAIN, 6, 0, 1, shard=(0, 2), mixup=0.1)
   with pytest.raises(ValueError, match='at least one member'):
     train_batches([], PLAIN, 4, 0, 1)
+
+
+def test_balanced_order_shows_every_class_equally_often_and_each_image_once_an_epoch():
+  labels = np.repeat([0, 1, 2], [2, 5, 13])
+  np.random.default_rng(0).shuffle(labels)
+  row = batches.balanced(labels)(20, 7)
+  rows = np.array([row(position) for position in range(3 * 130)])
+  # Every three positions hold each class once.
+  np.testing.assert_array_equal(np.sort(labels[rows].reshape(-1, 3)), np.tile([0, 1, 2], (130, 1)))
+  for label, size in enumerate((2, 5, 13)):
+    drawn = rows[labels[rows] == label].reshape(-1, size)
+    for epoch in drawn:
+      np.testing.assert_array_equal(np.sort(epoch), np.flatnonzero(labels == label))
+  other = batches.balanced(labels)(20, 8)
+  assert [other(p) for p in range(60)] != list(rows[:60])

@@ -150,3 +150,22 @@ def test_a_changed_weights_file_is_refused(workdir, config_file, tmp_path):
   with pytest.raises(ValueError, match=r"full\.cold\.npz.*'full:cold' \(hashes differ\)"):
     app.run(config, str(tmp_path))
   assert not (tmp_path / 'scores.csv').exists()
+
+
+def test_the_domain_predictor_learns_whose_slice_an_image_is_of(chain, config_file, tmp_path):
+  shutil.copytree(chain[0], tmp_path / 'run')
+  flags = (
+    "--config.phases=('domain_predictor',)",
+    '--config.domain_predictor.batch_size=16',
+    '--config.domain_predictor.duration=12 steps',
+    '--config.domain_predictor.learning_rate=0.5',
+    '--config.domain_predictor.crop=none',
+  )
+  done = run_main(config_file, tmp_path / 'run', *flags)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert json.loads((tmp_path / 'run/domain_predictor.json').read_text()) == ['warm', 'cold']
+  predictor = weights.load(tmp_path / 'run/weights/domain_predictor.npz')
+  assert predictor['head']['kernel'].shape[1] == 2
+  lines = pd.read_csv(tmp_path / 'run/domain_predictor/metrics.csv')
+  # Warm and cold colours, of which any network can tell more than half.
+  assert lines[lines.metric == 'test_accuracy'].value.item() > 0.7

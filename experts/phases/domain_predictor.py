@@ -1,0 +1,64 @@
+"""Phase 3: train the expert prediction network, which tells from an image whose slice it is of (EXP App. A)."""
+
+import numpy as np
+from absl import logging
+
+from experts.data import batches, slices
+from experts.models import resnet, weights
+from experts.phases import experts, members, upstream
+from experts.training import optim, population
+from experts.training.board import Board
+
+
+def run(config: members.Config, workdir: str, board: Board) -> None:
+  """Leaves weights/domain_predictor.npz, and domain_predictor.json with the nodes that its outputs stand for.
+
+  Softmax over the experts' slices. An image of several slices appears once for each, and every slice is seen equally
+  often. Starts from the baseline.
+  """
+  train, test, hierarchy = upstream.open_data(config)
+  chosen = experts.choose(config, train, hierarchy)
+  by_slice = slices.by_slice(train, chosen)
+  tested = slices.by_slice(
+    test, {node: slices.indices(test.labels, hierarchy, node) for node in chosen}
+  )
+  model = members.make_model(config.model)
+  baseline = weights.load(f'{workdir}/weights/baseline.npz')
+  start = {'backbone': baseline['backbone'], 'head': resnet.init_head(model, len(chosen))}
+  section = config.domain_predictor
+  steps = optim.steps(section.duration, section.batch_size, len(train))
+  logging.info(
+    'domain_predictor: %d slices, %d images with repetitions', len(chosen), len(by_slice)
+  )
+
+  def evaluate(mesh, trained):
+    accuracy = members.evaluator(config, mesh, members.predict(model), {})
+    return {'test_accuracy': accuracy(trained, tested, np.arange(len(tested)))}
+
+  def keep(_, trained):
+    weights.save(f'{workdir}/weights/domain_predictor.npz', trained)
+    members.write_json(f'{workdir}/domain_predictor.json', list(chosen))
+
+  members.train(
+    config,
+    section,
+    board,
+    'domain_predictor',
+    [
+      members.Stream(
+        'domain_predictor',
+        by_slice,
+        np.arange(len(by_slice)),
+        members.seed_of(config, 'domain_predictor'),
+      )
+    ],
+    model,
+    population.stack([start]),
+    {},
+    members.single_label(model),
+    steps,
+    folder=f'{workdir}/domain_predictor',
+    order=batches.balanced(by_slice.labels),
+    evaluate=evaluate,
+    keep=keep,
+  )
