@@ -47,7 +47,7 @@ setuptools.setup(
       # Carries the schemas of Kubernetes and JobSet.
       'kubeflow-trainer-api>=2.1,<3',
       # Compiles for TPUs, without one.
-      'libtpu; platform_system=="Linux" and platform_machine=="x86_64"',
+      'libtpu>=0.0.30,<0.1; platform_system=="Linux" and platform_machine=="x86_64"',
       'packaging>=24,<27',
       'pillow>=10,<14',
       'pydantic>=2.10,<3',

@@ -161,9 +161,9 @@ def _files(workdir):
 
 def _quiet_libraries():
   # Orbax logs twenty lines a save at the level at which this program says how training goes, and a traceback of each
-  # error that it raises as well; JAX logs each accelerator that is not there.
+  # error that it raises as well; JAX logs each accelerator that is not there, and how processes find each other.
   def own_or_serious(entry):
-    library = 'orbax' in entry.pathname or 'xla_bridge' in entry.pathname
+    library = 'orbax' in entry.pathname or '/jax/_src/' in entry.pathname
     return not library or (entry.levelno >= 30 and not entry.exc_info)
 
   handler = logging.get_absl_handler()

@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -26,10 +27,7 @@ def start(timeout: int) -> None:
   the first process), JAX_NUM_PROCESSES and JAX_PROCESS_ID say it.
 
   Args:
-    timeout: seconds to wait for the coordinator.
-
-  Raises:
-    ConnectionError: the coordinator has not answered, or not every process has come.
+    timeout: seconds to wait for the coordinator and all processes. Then the program ends, with one line and code 1.
   """
   address = os.environ.get('JAX_COORDINATOR_ADDRESS')
   # What JAX sets itself on a machine with TPU chips.
@@ -39,23 +37,33 @@ def start(timeout: int) -> None:
   # JAX's own answer to SIGTERM counts steps from the start of the job, which has several runs.
   jax.config.update('jax_enable_preemption_service', False)
   number, index = (os.environ.get(f'JAX_{name}') for name in ('NUM_PROCESSES', 'PROCESS_ID'))
+  # JAX would abort, with a stack trace of its own; by then this has ended the process.
+  limit = threading.Timer(timeout, _give_up, [address, timeout])
+  limit.start()
   try:
     jax.distributed.initialize(
       num_processes=int(number) if number else None,
       process_id=int(index) if index else None,
-      initialization_timeout=timeout,
+      initialization_timeout=timeout + 60,
       heartbeat_timeout_seconds=_HEARTBEAT_SECONDS,
     )
   except ValueError:
     # Chips, but no metadata of a slice.
     if address:
       raise
-  except RuntimeError as error:
-    where = f' at {address}' if address else ''
-    raise ConnectionError(
-      f'the coordinator{where} has not answered, or not all processes have come, within {timeout} s '
-      f'(config.run.coordinator_timeout): start the same command on every host. {_first_line(error)}'
-    ) from error
+  finally:
+    limit.cancel()
+
+
+def _give_up(address, timeout):
+  where = f' at {address}' if address else ''
+  print(
+    f'error: the coordinator{where} has not answered, or not all processes have come, within {timeout} s '
+    '(config.run.coordinator_timeout): start the same command on every host',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(1)
 
 
 def several() -> bool:
@@ -95,10 +103,15 @@ def watch_sigterm() -> None:
   signal.signal(signal.SIGTERM, _on_sigterm)
 
 
-def _on_sigterm(*_) -> None:
+def _on_sigterm(number, frame) -> None:
   _State.asked_to_stop = True
-  if not _State.training and not several():
-    sys.exit(0)
+  if _State.training or several():
+    return
+  if frame and frame.f_code.co_name == '_xla_gc_callback':
+    # Python throws away what is raised in there.
+    threading.Timer(0.1, os.kill, [os.getpid(), number]).start()
+    return
+  sys.exit(0)
 
 
 class _State:
@@ -118,7 +131,3 @@ def training() -> Iterator[Callable[[], bool]]:
     _State.training = False
     # What came too late for this run of a job is for the next one.
     _State.asked_to_stop &= several()
-
-
-def _first_line(error: BaseException) -> str:
-  return (str(error).splitlines() or [''])[0]

@@ -78,7 +78,7 @@ def config_file(data_dir) -> pathlib.Path:
   return path
 
 
-def run_main(config_file, workdir, *flags) -> subprocess.CompletedProcess:
+def _run(config_file, workdir, *flags) -> subprocess.CompletedProcess:
   return subprocess.run(
     [sys.executable, 'main.py', f'--config={config_file}', f'--workdir={workdir}', *flags],
     cwd=ROOT,
@@ -93,4 +93,10 @@ def run_main(config_file, workdir, *flags) -> subprocess.CompletedProcess:
 def chain(config_file, tmp_path_factory) -> tuple[pathlib.Path, subprocess.CompletedProcess]:
   """The workdir of a whole run, and what it printed."""
   workdir = tmp_path_factory.mktemp('work') / 'run'
-  return workdir, run_main(config_file, workdir)
+  return workdir, _run(config_file, workdir)
+
+
+@pytest.fixture(scope='session')
+def run_main():
+  """(config file, workdir, *flags) -> main.py, run to its end."""
+  return _run

@@ -152,7 +152,9 @@ def test_a_changed_weights_file_is_refused(workdir, config_file, tmp_path):
   assert not (tmp_path / 'scores.csv').exists()
 
 
-def test_the_domain_predictor_learns_whose_slice_an_image_is_of(chain, config_file, tmp_path):
+def test_the_domain_predictor_learns_whose_slice_an_image_is_of(
+  chain, config_file, run_main, tmp_path
+):
   shutil.copytree(chain[0], tmp_path / 'run')
   flags = (
     "--config.phases=('domain_predictor',)",
@@ -163,7 +165,7 @@ def test_the_domain_predictor_learns_whose_slice_an_image_is_of(chain, config_fi
   )
   done = run_main(config_file, tmp_path / 'run', *flags)
   assert done.returncode == 0, done.stderr[-3000:]
-  assert json.loads((tmp_path / 'run/domain_predictor.json').read_text()) == ['warm', 'cold']
+  assert set(json.loads((tmp_path / 'run/domain_predictor.json').read_text())) == {'warm', 'cold'}
   predictor = weights.load(tmp_path / 'run/weights/domain_predictor.npz')
   assert predictor['head']['kernel'].shape[1] == 2
   lines = pd.read_csv(tmp_path / 'run/domain_predictor/metrics.csv')
