@@ -42,6 +42,8 @@ setuptools.setup(
   install_requires=_DEPENDENCIES,
   extras_require={
     'gpu': ['jax[cuda12]'],
+    # TensorBoard's profile tab.
+    'profile': ['xprof>=2.20,<3'],
     'test': [
       'hypothesis>=6.100,<7',
       # Carries the schemas of Kubernetes and JobSet.

@@ -49,7 +49,7 @@ def apply(adapter: Params, x: jax.Array, groups: int) -> jax.Array:
     norm = adapter[name]['norm']
     y = jax.nn.relu(layers.group_norm(y, norm['scale'], norm['bias'], groups))
     # Experts of a bank differ in these kernels: see `layers.product`.
-    y = y @ adapter[name]['conv']['kernel'][0, 0].astype(y.dtype)
+    y = layers.product(y, adapter[name]['conv']['kernel'])
   return x + y
 
 

@@ -92,6 +92,10 @@ def product(x: jax.Array, kernel: jax.Array, stride: int = 1) -> jax.Array:
   """
   kernel = kernel.astype(x.dtype)
   size, _, inputs, outputs = kernel.shape
+  if size == 1 and x.dtype != jnp.float32:
+    # The reshapes below, free on a CPU, are copies between layouts on a TPU, a third of an adapter
+    # step; on a CPU this form's kernel gradient takes 1.4 times as long as theirs.
+    return x[:, ::stride, ::stride] @ kernel[0, 0]
   pad = size // 2
   height, width = (-(-length // stride) for length in x.shape[1:3])
   padded = jnp.pad(x, ((0, 0), (pad, pad), (pad, pad), (0, 0)))

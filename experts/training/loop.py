@@ -81,9 +81,12 @@ def train(
     SystemExit: with code 0 after SIGTERM; a checkpoint of the last step is on disk.
   """
   checkpoints = records.checkpoints
+  began = time.monotonic()
   if checkpoints and (restored := checkpoints.restore_last_good(state)) is not None:
     state = restored
-    logging.info('%s: goes on from step %d', records.run, int(meshes.fetch(state.step)))
+    seconds = time.monotonic() - began
+    step = int(meshes.fetch(state.step))
+    logging.info('%s: goes on from step %d, restored in %.2f s', records.run, step, seconds)
   start = int(meshes.fetch(state.step))
   if start >= steps:
     # The last checkpoint is made when all else is written; what came after this run was cut short.
@@ -106,7 +109,10 @@ def train(
       placed = meshes.put_batch(mesh, {**batch, pop.STOP: meshes.mark(mesh, asked_to_stop())})
       began = time.monotonic()
       # Nothing moves between host and device inside a step, nor by oversight.
-      with jax.transfer_guard('disallow'):
+      with (
+        jax.transfer_guard('disallow'),
+        jax.profiler.StepTraceAnnotation('train', step_num=done),
+      ):
         state, loss, stops = step_fn(state, frozen, placed)
       if done == start + 1:
         _log_compilation(records, done, time.monotonic() - began)
