@@ -87,7 +87,7 @@ def _train(
     frozen,
     members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
-    members_at_once=1 if kind == 'full' else members.ADAPTERS_AT_ONCE,
+    members_at_once=1 if kind == 'full' else members.adapters_at_once(),
     folder=f'{workdir}/experts/{kind}',
     evaluate=evaluate,
     keep=keep,

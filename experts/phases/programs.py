@@ -114,7 +114,7 @@ def _of_experts(config, devices, limit) -> Iterator[Program]:
       number, trained, frozen, members.multi_label(model, data.table, data.classes),
       optim.steps(section.duration, section.batch_size, data.images),
       members.predict(model, data.classes), data.test_images,
-      at_once=1 if kind == 'full' else members.ADAPTERS_AT_ONCE,
+      at_once=1 if kind == 'full' else members.adapters_at_once(devices[0].platform),
     )  # fmt: skip
 
 
@@ -229,7 +229,7 @@ def _training(
     mesh = meshes.make(layout.groups, layout.shards, devices)
     names = [str(i) for i in range(layout.members)]
     described = members.describe(
-      config, section, names, objective, steps, list(rates)[: layout.members], layout.at_once
+      config, section, names, model, objective, steps, list(rates)[: layout.members], layout.at_once
     )
     trained = _stacked(one, layout.members)
     leading = (layout.members, batch)

@@ -67,6 +67,8 @@ class Population:
       members (a vmapped convolution over kernels becomes a slow grouped one); more where only adapters differ, as the
       shared backbone then sees one large batch.
     log_every: steps between log lines; `State.sums` restarts there.
+    gradient_dtype: in which gradients cross devices. That of the activations halves what an accelerator moves: the
+      kernels' gradients come out of bfloat16 convolutions in any case.
   """
 
   names: Sequence[str]
@@ -77,6 +79,7 @@ class Population:
   momentum: float
   members_at_once: int
   log_every: int
+  gradient_dtype: Any = jnp.float32
 
   def __len__(self) -> int:
     return len(self.names)
@@ -158,6 +161,7 @@ def jit_step(population: Population, mesh: jax.sharding.Mesh, unroll: bool) -> j
     population.momentum,
     population.members_at_once,
     population.log_every,
+    jnp.dtype(population.gradient_dtype),
     unroll,
     mesh,
   )
@@ -182,10 +186,12 @@ def abstract_arguments(
 
 
 @functools.cache
-def _jit_step(objective, schedule, momentum, members_at_once, log_every, unroll, mesh):
+def _jit_step(objective, schedule, momentum, members_at_once, log_every, dtype, unroll, mesh):
   """One program serves all populations that differ in their values alone: a transfer has hundreds of them."""
   sharded = jax.shard_map(
-    functools.partial(_step, objective, schedule, momentum, members_at_once, log_every, unroll),
+    functools.partial(
+      _step, objective, schedule, momentum, members_at_once, log_every, dtype, unroll
+    ),
     mesh=mesh,
     in_specs=(_specs(), P(), EXAMPLE, MEMBER, MEMBER),
     out_specs=(_specs(), MEMBER, P()),
@@ -199,6 +205,7 @@ def _step(
   momentum,
   members_at_once,
   log_every,
+  dtype,
   unroll,
   state,
   frozen,
@@ -213,15 +220,20 @@ def _step(
   def member(kept, given):
     trained, optimizer = kept
     batch, rate, decay = given
-    # Marked as different on each device, parameters get a local gradient, which is then reduced once, in float32.
-    # Left as they are, JAX would reduce where they meet the data, in the compute dtype.
+    # Marked as different on each device, parameters get a local gradient, which is then reduced once. Left as they are,
+    # JAX would reduce where they meet the data, once for each use.
     local = jax.lax.pcast({'trained': trained, 'frozen': frozen}, ('data',), to='varying')
 
     def loss_of(trained):
       return objective({**local['frozen'], **trained}, batch)
 
     (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(local['trained'])
-    loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), 'data')
+    if jax.lax.axis_size('data') > 1:
+      narrow = jax.tree.map(lambda x: x.astype(dtype), grads)
+      loss, metrics, mean = jax.lax.pmean((loss, metrics, narrow), 'data')
+      grads = jax.tree.map(lambda x, like: x.astype(like.dtype), mean, grads)
+    else:
+      loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), 'data')
     transform = optim.sgd(rate * factor, decay, momentum)
     updates, optimizer = transform.update(grads, optimizer, trained)
     metrics = {'loss': loss, 'learning_rate': rate * factor, **metrics}

@@ -183,6 +183,21 @@ def test_conv_in_bfloat16_is_a_convolution_with_the_same_result(size, stride, si
   assert 'dot_general' not in str(jax.make_jaxpr(short)(x, kernel))
 
 
+@pytest.mark.parametrize('dtype', [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(('size', 'stride'), [(1, 1), (1, 2), (3, 2)])
+def test_product_with_a_kernel_for_each_expert_equals_their_convolutions(size, stride, dtype):
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(3, 2, 5, 5, 4)).astype(np.float32)
+  kernels = rng.normal(size=(3, size, size, 4, 6)).astype(np.float32)
+  together = jax.vmap(lambda x, k: layers.product(x.astype(dtype), k, stride))
+  got = together(x, kernels)
+  assert got.dtype == dtype
+  expected = [plain_conv(a, k, stride) for a, k in zip(x, kernels)]
+  tolerance = {'rtol': 1e-4, 'atol': 1e-4} if dtype == jnp.float32 else {'rtol': 0.02, 'atol': 0.1}
+  np.testing.assert_allclose(np.float32(got), expected, **tolerance)
+  assert 'conv_general_dilated' not in str(jax.make_jaxpr(together)(x, kernels))
+
+
 @pytest.mark.parametrize('mean', [0, 20])
 def test_group_norm_in_bfloat16_is_as_exact_as_its_input(mean):
   rng = np.random.default_rng(0)

@@ -89,9 +89,13 @@ def test_tiles_equal_the_whole_matrix(monkeypatch):
 
 def test_large_sets_never_hold_the_whole_matrix():
   number = 20_000
-  program = knn.make_program((jax.devices()[0],)).lower(
-    jnp.zeros((2, number, 8)), jnp.zeros(number, jnp.int32), jnp.zeros((2, number), jnp.int32)
-  ).compile()
+  program = (
+    knn.make_program((jax.devices()[0],))
+    .lower(
+      jnp.zeros((2, number, 8)), jnp.zeros(number, jnp.int32), jnp.zeros((2, number), jnp.int32)
+    )
+    .compile()
+  )
   assert program.memory_analysis().temp_size_in_bytes < 4 * number**2 / 2
 
 

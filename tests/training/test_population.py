@@ -1,9 +1,11 @@
 """A population is its members: each trains as if alone, on any mesh, and reduces its gradients once."""
 
+import dataclasses
 import math
 import re
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -205,3 +207,21 @@ def test_a_looped_population_is_the_unrolled_one(toy, network):
       state, *_ = step(state, {}, batch, rates, 0 * rates)
     ends.append(jax.device_get((state.trained, state.optimizer, state.sums)))
   assert _distance(*ends) < 1e-5
+
+
+def test_gradients_of_narrow_activations_cross_devices_as_narrow(toy, network):
+  pop = dataclasses.replace(
+    toy.make_population(toy.resnet_objective, [0.02]), gradient_dtype=jnp.bfloat16
+  )
+  shares = {}
+  for shards in (1, 4):
+    mesh = toy.make_mesh(1, shards)
+    state = population.create_state(pop, mesh, population.repeat(network, 1))
+    step = population.make_step(pop, mesh)
+    lowered = jax.jit(lambda s, b, step=step: step(s, {}, b)).lower(
+      state, toy.put(mesh, next(toy.stream([0])))
+    )
+    reduced = re.findall(r'all_reduce.*?\}\) : \((.*?)\) ->', lowered.as_text(), re.DOTALL)
+    shares[shards] = any('bf16' in types for types in reduced)
+  # Alone, a device rounds nothing.
+  assert shares == {1: False, 4: True}
