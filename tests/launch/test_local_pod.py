@@ -248,7 +248,8 @@ def two_hosts():
     ip('link', 'add', 'exa0', 'netns', names[0], 'type', 'veth', 'peer', 'exb0', 'netns', names[1])
     for name, address, link, file in zip(names, addresses, ('exa0', 'exb0'), files):
       ip('-n', name, 'addr', 'add', f'{address}/24', 'dev', link)
-      ip('-n', name, 'link', 'set', link, 'up')
+      for each in (link, 'lo'):
+        ip('-n', name, 'link', 'set', each, 'up')
       # `ip netns exec` lays it over /etc/hosts: a process finds its own address by its name.
       file.parent.mkdir(parents=True)
       file.write_text(f'{address} {host}\n')

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboard.backend.event_processing import event_accumulator
+from tensorboard.util import tensor_util
 
 from experts.training import board, checkpoints, lines, loop, population
 
@@ -32,6 +34,7 @@ def train(toy, tmp_path):
     objective=toy.linear_objective,
     keep=True,
     save_every=SAVE_EVERY,
+    frozen=None,
     **options,
   ):
     path = tmp_path / folder
@@ -48,7 +51,9 @@ def train(toy, tmp_path):
     state = population.create_state(pop, mesh, trained)
     batches = batches or (lambda start: toy.stream([0, 1], start))
     try:
-      return jax.device_get(loop.train(pop, mesh, state, {}, batches, STEPS, records, **options))
+      return jax.device_get(
+        loop.train(pop, mesh, state, frozen or {}, batches, STEPS, records, **options)
+      )
     finally:
       if saved:
         saved.close()
@@ -228,3 +233,30 @@ def test_a_sweep_takes_divergence_as_a_result(train):
 def test_data_that_ends_early_is_an_error(train, toy):
   with pytest.raises(ValueError, match='test: the data ended at step 9 of 23'):
     train(batches=lambda start: toy.stream([0, 1], start, 9))
+
+
+@pytest.mark.skipif(jax.default_backend() == 'cpu', reason='a CPU shares its memory with the host')
+def test_nothing_is_copied_to_the_device_inside_a_step(train):
+  # Parameters left on the host would be copied anew at every step.
+  with pytest.raises(jax.errors.JaxRuntimeError, match='Disallowed host-to-device transfer'):
+    train(frozen={'backbone': np.zeros(3, np.float32)})
+
+
+def test_percentiles_of_the_step_time_reach_the_board(toy, tmp_path):
+  mesh = toy.make_mesh(1, 1)
+  pop = toy.make_population(toy.linear_objective, [0.01], log_every=LOG_EVERY, steps=STEPS)
+  state = population.create_state(pop, mesh, population.stack([toy.linear_params(0)]))
+  with board.Board(tmp_path) as shown:
+    records = loop.Records(shown, 'run')
+    loop.train(pop, mesh, state, {}, lambda start: toy.stream([0], start), STEPS, records)
+  everything = dict.fromkeys((event_accumulator.TENSORS, event_accumulator.SCALARS), 0)
+  events = event_accumulator.EventAccumulator(str(tmp_path / 'run'), everything).Reload()
+
+  def curve(tag):
+    return {e.step: tensor_util.make_ndarray(e.tensor_proto).item() for e in events.Tensors(tag)}
+
+  times = [curve(f'step_ms/p{p}') for p in (50, 90, 99)]
+  # At each log line, the short stretch at the end included.
+  assert list(times[0]) == [5, 10, 15, 20, 23]
+  assert all(0 < times[0][at] <= times[1][at] <= times[2][at] for at in times[0])
+  assert list(curve('compile_seconds')) == [1]
