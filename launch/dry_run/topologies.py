@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+from launch import slices
+
 
 @dataclasses.dataclass(frozen=True)
 class Generation:
@@ -28,50 +30,14 @@ class Generation:
   options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-# Peaks and arrangements: cloud.google.com/tpu/docs/v3, …/v4, …/v5p, …/v5e, …/v6e.
-_CUBES = {
-  8: '2x2x1',
-  16: '2x2x2',
-  32: '2x2x4',
-  64: '2x4x4',
-  128: '4x4x4',
-  256: '4x4x8',
-  512: '4x8x8',
-  1024: '8x8x8',
-  2048: '8x8x16',
-}
-_SQUARES = {
-  1: '1x1',
-  4: '2x2',
-  8: '2x4',
-  16: '4x4',
-  32: '4x8',
-  64: '8x8',
-  128: '8x16',
-  256: '16x16',
-}
+# Peaks: cloud.google.com/tpu/docs/v3, …/v4, …/v5p, …/v5e, …/v6e.
 GENERATIONS = {
-  # 123 TFLOP/s a chip of two cores, which are devices of their own.
-  'v3': Generation(
-    'core',
-    15.48,
-    61.5e12,
-    {
-      8: '2x2',
-      16: '2x4',
-      32: '4x4',
-      64: '4x8',
-      128: '8x8',
-      256: '8x16',
-      512: '16x16',
-      1024: '16x32',
-      2048: '32x32',
-    },
-  ),
-  'v4': Generation('chip', 30.75, 275e12, _CUBES, {'chip_config_name': 'megacore'}),
-  'v5p': Generation('chip', 95.74, 459e12, _CUBES),
-  'v5e': Generation('chip', 15.75, 197e12, _SQUARES),
-  'v6e': Generation('chip', 31.25, 918e12, _SQUARES),
+  # 123 TFLOP/s a chip of two cores, which are devices of their own. A v3-16 is not for rent.
+  'v3': Generation('core', 15.48, 61.5e12, dict(sorted({**slices.GRIDS['v3'], 16: '2x4'}.items()))),
+  'v4': Generation('chip', 30.75, 275e12, slices.GRIDS['v4'], {'chip_config_name': 'megacore'}),
+  'v5p': Generation('chip', 95.74, 459e12, slices.GRIDS['v5p']),
+  'v5e': Generation('chip', 15.75, 197e12, slices.GRIDS['v5litepod']),
+  'v6e': Generation('chip', 31.25, 918e12, slices.GRIDS['v6e']),
 }
 
 

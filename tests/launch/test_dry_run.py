@@ -384,6 +384,14 @@ def test_a_program_that_does_not_fit_and_the_batch_that_would(compiler):
   assert needed(largest) <= 15.48 < needed(largest + step)
 
 
+SMALL_DATA = (
+  '--config.upstream.size.images=640',
+  '--config.upstream.size.test_images=0',
+  '--config.upstream.size.classes=10',
+  '--config.upstream.size.nodes=13',
+)
+
+
 @needs_compiler
 def test_a_config_from_the_command_line(tmp_path):
   path = tmp_path / 'report.json'
@@ -393,10 +401,7 @@ def test_a_config_from_the_command_line(tmp_path):
     '--config.phases=("upstream",)',
     '--config.model.width=0.0625',
     '--config.upstream.batch_size=64',
-    '--config.upstream.size.images=640',
-    '--config.upstream.size.test_images=0',
-    '--config.upstream.size.classes=10',
-    '--config.upstream.size.nodes=13',
+    *SMALL_DATA,
   )
   assert done.returncode == 0, done.stderr
   assert '1/1 upstream step: compiles' in done.stderr
@@ -405,12 +410,71 @@ def test_a_config_from_the_command_line(tmp_path):
   assert step['name'] in done.stdout
   assert step['mesh'] == {'population': 1, 'data': 8}
   assert step['images_per_call'] == 64
-  # Each parameter's gradient is reduced once, in float32, beside a few metrics.
+  # Each parameter's gradient is reduced once, in bfloat16, beside a few metrics.
   network = resnet.ResNet(14, 1 / 16, 'small')
   shapes = jax.eval_shape(lambda: resnet.init(network, jax.random.key(0), 13))
   parameters = sum(leaf.size for leaf in jax.tree.leaves(shapes))
   (reduce,) = step['collectives']
   assert reduce['kind'] == 'all-reduce'
-  assert 4 * parameters <= reduce['bytes'] < 4 * (parameters + 16)
+  assert 2 * parameters <= reduce['bytes'] < 2 * parameters + 64
   assert 0 < step['model_flop_utilisation'] < 1
   assert step['total_gib'] < 0.1
+
+
+@needs_compiler
+def test_experts_and_embedding_exchange_gradients_and_nothing_else(tmp_path):
+  path = tmp_path / 'report.json'
+  done = command_line(
+    '--topology=v3-16',
+    f'--json={path}',
+    '--config.phases=("experts", "domain_predictor", "select")',
+    '--config.model.width=0.0625',
+    '--config.experts.count=4',
+    '--config.experts.full.batch_size=64',
+    '--config.experts.adapter.batch_size=64',
+    '--config.domain_predictor.batch_size=64',
+    '--config.domain_predictor.duration=10 steps',
+    *SMALL_DATA,
+  )
+  assert done.returncode == 0, done.stderr
+  programs = {one['name']: one for one in json.loads(path.read_text())['programs']}
+  network = resnet.ResNet(14, 1 / 16, 'small')
+  shapes = jax.eval_shape(lambda: resnet.init(network, jax.random.key(0), 13))
+  adapter = jax.eval_shape(lambda: resnet.init_adapter(network, jax.random.key(0)))
+  for name, one in (('experts/full step', shapes), ('experts/adapter step', adapter)):
+    step = programs[name]
+    each = 4 // step['mesh']['population']
+    moved = 2 * each * sum(leaf.size for leaf in jax.tree.leaves(one))
+    (reduce,) = step['collectives']
+    assert reduce['kind'] == 'all-reduce'
+    assert moved <= reduce['bytes'] < moved + 64 * each + 64
+  embeddings = [one for name, one in programs.items() if name.startswith(('embed', 'kNN'))]
+  assert len(embeddings) >= 4
+  # The result is read by the host, and nothing else leaves a core.
+  assert all(not one['collectives'] for one in embeddings)
+
+
+def test_an_adapter_step_has_no_kernel_gradients_of_the_backbone():
+  """ResNet-50 with ImageNet-21k's head at 224 x 224: the operations of both steps, from what each must compute."""
+  network = resnet.ResNet(50, 1, dtype=jnp.bfloat16)
+  params = jax.eval_shape(lambda: resnet.init(network, jax.random.key(0), 23_584))
+  adapter = jax.eval_shape(lambda: resnet.init_adapter(network, jax.random.key(0)))
+  image = jax.ShapeDtypeStruct((1, 224, 224, 3), jnp.float32)
+
+  def count(trained, frozen):
+    def loss(trained, frozen, image):
+      return resnet.forward(network, {**frozen, **trained}, image)[0].sum()
+
+    gradient = lambda *args: jax.grad(loss)(*args)
+    return flops(jax.make_jaxpr(gradient)(trained, frozen, image))
+
+  forward = flops(jax.make_jaxpr(lambda p, x: resnet.forward(network, p, x)[0])(params, image))
+  # Channels into each block at its resolution: two products of c by c/2.
+  products = 2 * sum(c * c * side**2 for c, side in ((64, 56), (256, 56), (512, 28), (1024, 14)))
+  # Three times forward: as itself, towards the input, towards the kernels; the root's input needs no gradient.
+  root = 2 * 7 * 7 * 3 * 64 * 112**2
+  assert count(params, {}) == pytest.approx(3 * forward - root, rel=0.01)
+  first = 64 * 64 * 56**2
+  assert count({'adapter': adapter}, params) == pytest.approx(
+    2 * forward - root + 3 * products - first, rel=0.01
+  )
