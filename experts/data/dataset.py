@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import cv2
 import numpy as np
@@ -25,6 +25,7 @@ class Dataset:
     describe: index -> the file, or the index, for messages.
     edges: the (child, parent) names of the is-a graph over the classes, empty where there is none.
     in_memory: reading an image costs next to nothing.
+    definitions: what some of the is-a graph's names mean.
   """
 
   name: str
@@ -35,6 +36,7 @@ class Dataset:
   describe: Callable[[int], str]
   edges: tuple[tuple[str, str], ...] = ()
   in_memory: bool = False
+  definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
   def __len__(self) -> int:
     return self.size

@@ -3,6 +3,8 @@
 import dataclasses
 import difflib
 import functools
+import os
+import pathlib
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -89,6 +91,29 @@ def from_edges(edges: Iterable[tuple[str, str]], leaves: Sequence[str]) -> Hiera
   parents = tuple(tuple(sorted(ids[name] for name in above.get(node, ()))) for node in nodes)
   _topological(nodes, parents)
   return Hierarchy(nodes=nodes, parents=parents, num_leaves=len(leaves))
+
+
+def read_edges(path: str | os.PathLike) -> tuple[tuple[str, str], ...]:
+  """Reads an is-a file, whose lines are child<TAB>parent.
+
+  A line with one name only tells of a class that is below none.
+
+  Returns:
+    (child, parent) names; the parent is empty for a name by itself.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+    ValueError: a line of another form.
+  """
+  edges = []
+  for number, line in enumerate(pathlib.Path(path).read_text('utf-8').splitlines(), 1):
+    names = [name.strip() for name in line.split('\t')]
+    if not any(names):
+      continue
+    if len(names) > 2 or not names[0]:
+      raise ValueError(f'{path}, line {number}: {line!r} is not child<TAB>parent')
+    edges.append((names[0], names[1] if len(names) == 2 else ''))
+  return tuple(edges)
 
 
 def _topological(nodes: Sequence[str], parents: Sequence[tuple[int, ...]]) -> list[int]:

@@ -12,7 +12,7 @@ import os
 import pathlib
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 from absl import logging
@@ -77,12 +77,13 @@ def open_images(path: str | os.PathLike, split: str) -> Dataset:
   )
 
 
-def _is_image(name: str) -> bool:
+def is_image(name: str) -> bool:
+  """Whether a file is an image by its name."""
   return not name.startswith('.') and name.lower().endswith(_SUFFIXES)
 
 
-def _read_folder(root: pathlib.Path) -> _Tree:
-  files, read, folders = [], [], set()
+def walk(root: pathlib.Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+  """Every folder below a root that is not hidden, in order: (its path's parts, the names of its files)."""
   # Links are followed, since large data sets are often arranged by links, but not in circles.
   for folder, children, names in os.walk(root, followlinks=True):
     above = pathlib.Path(os.path.realpath(os.path.dirname(folder)))
@@ -90,14 +91,18 @@ def _read_folder(root: pathlib.Path) -> _Tree:
       children.clear()
       continue
     children[:] = sorted(child for child in children if not child.startswith('.'))
-    parts = pathlib.Path(folder).relative_to(root).parts
-    if parts:
-      folders.add(parts)
+    yield pathlib.Path(folder).relative_to(root).parts, sorted(names)
+
+
+def _read_folder(root: pathlib.Path) -> _Tree:
+  files, read, folders = [], [], set()
+  for parts, names in walk(root):
     if not parts:  # a file beside the classes belongs to none
       continue
-    for name in filter(_is_image, names):
+    folders.add(parts)
+    for name in filter(is_image, names):
       files.append((*parts, name))
-      read.append(pathlib.Path(folder, name).read_bytes)
+      read.append(root.joinpath(*parts, name).read_bytes)
   return _below_splits(files, read, folders)
 
 
@@ -118,7 +123,7 @@ def _read_tar(path: pathlib.Path, mtime_ns: int, size: int) -> _Tree:
           continue
         elif member.isdir():
           folders.add(parts)
-        elif len(parts) >= 2 and _is_image(parts[-1]):
+        elif len(parts) >= 2 and is_image(parts[-1]):
           files.append(parts)
           folders.update(parts[:depth] for depth in range(1, len(parts)))
           if compressed:

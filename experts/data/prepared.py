@@ -1,6 +1,8 @@
 """Data sets prepared with TensorFlow Datasets, read at random without TensorFlow."""
 
+import dataclasses
 import difflib
+import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -27,7 +29,7 @@ def open_prepared(name: str, split: str, data_dir: str = '') -> Dataset:
   builder = load_builder(name, data_dir)
   image_key, label_key = _keys(builder)
   feature = builder.info.features[label_key]
-  return read(
+  dataset = read(
     builder,
     split,
     f'tfds:{name} {split}',
@@ -35,6 +37,29 @@ def open_prepared(name: str, split: str, data_dir: str = '') -> Dataset:
     image_of=lambda example, where: rgb(example[image_key], where),
     label_of=lambda example: int(example[label_key]),
   )
+  # What `experts.data.imagenet21k` keeps beside the images.
+  metadata = builder.info.metadata or {}
+  if 'edges' not in metadata:
+    return dataset
+  return dataclasses.replace(
+    dataset,
+    read_labels=lambda: _read_labels(builder.info.splits[split].file_instructions),
+    edges=tuple((child, parent) for child, parent in metadata['edges']),
+    definitions=metadata['definitions'],
+  )
+
+
+def labels_file(shard: str | os.PathLike) -> str:
+  """Where the labels of a shard are, int32 [n], so that millions need not be picked out of their images."""
+  return f'{os.fspath(shard)}.labels.npy'
+
+
+def _read_labels(files: Sequence[Any]) -> np.ndarray:
+  parts = []
+  for file in files:
+    labels = np.load(labels_file(file.filename))
+    parts.append(labels[file.skip :][: None if file.take == -1 else file.take])
+  return np.concatenate(parts)
 
 
 def rgb(value: bytes | np.ndarray, where: str) -> np.ndarray:

@@ -11,8 +11,12 @@ from experts.data.hierarchy import Hierarchy
 
 def counts(labels: np.ndarray, hierarchy: Hierarchy) -> np.ndarray:
   """Number of images of every node, its descendants' included; int64 [num_nodes]."""
-  leaves = np.bincount(labels, minlength=hierarchy.num_leaves)
-  return leaves @ hierarchy.multi_hot.astype(np.int64)
+  images = np.bincount(labels, minlength=hierarchy.num_leaves)
+  true = hierarchy.table >= 0
+  # As float64, exact up to 2^53 images.
+  weights = np.repeat(images, true.sum(1))
+  total = np.bincount(hierarchy.table[true], weights, minlength=len(hierarchy.nodes))
+  return total.astype(np.int64)
 
 
 def indices(labels: np.ndarray, hierarchy: Hierarchy, node: str) -> np.ndarray:
@@ -29,7 +33,7 @@ def indices(labels: np.ndarray, hierarchy: Hierarchy, node: str) -> np.ndarray:
   Raises:
     ValueError: an unknown node, or one without an image.
   """
-  member = hierarchy.multi_hot[:, hierarchy.index(node)]
+  member = (hierarchy.table == hierarchy.index(node)).any(1)
   chosen = np.flatnonzero(member[labels])
   if not chosen.size:
     raise ValueError(f'the slice {node!r} holds no image: choose another node, or add images')
@@ -67,11 +71,11 @@ def largest(
     return {node: indices(labels, hierarchy, node) for node in nodes}
   size = counts(labels, hierarchy)
   fits = (size >= max(least, 1)) & (size < len(labels)) & (size <= most_share * len(labels))
-  present = np.bincount(labels, minlength=hierarchy.num_leaves) > 0
+  below = _leaves_below(hierarchy, np.bincount(labels, minlength=hierarchy.num_leaves) > 0)
   depth = np.array([len(above) for above in hierarchy.ancestors])
   deepest: dict[bytes, int] = {}
   for node in np.flatnonzero(fits):
-    images = (hierarchy.multi_hot[:, node] & present).tobytes()
+    images = below[node].tobytes()
     other = deepest.get(images)
     if other is None or depth[node] > depth[other]:
       deepest[images] = int(node)
@@ -84,6 +88,15 @@ def largest(
     )
   names = [hierarchy.nodes[node] for node in chosen]
   return {name: indices(labels, hierarchy, name) for name in names}
+
+
+def _leaves_below(hierarchy: Hierarchy, present: np.ndarray) -> list[np.ndarray]:
+  """For every node the ascending ids of those classes among `present`, bool [num_leaves], that are it."""
+  # Not a matrix of classes and nodes, which for ImageNet-21k would take half a gigabyte.
+  leaf, place = np.nonzero((hierarchy.table >= 0) & present[:, None])
+  node = hierarchy.table[leaf, place]
+  order = np.argsort(node, kind='stable')
+  return np.split(leaf[order], np.searchsorted(node[order], np.arange(1, len(hierarchy.nodes))))
 
 
 def by_slice(dataset: Dataset, chosen: Mapping[str, np.ndarray]) -> Dataset:

@@ -7,19 +7,18 @@ from typing import Any
 import jax
 from jax.extend import core
 
-# An activation is kept once as the convolution leaves it and once normalised (measured on the compiled R50 step: 41 MB
-# an image of 224 × 224 in bfloat16, 2 × 22 MB by this count).
-_COPIES = 2
-
 
 def activation_bytes(function: Callable[..., Any], *args: Any) -> int:
   """Bytes that the backward pass of a network keeps of its forward pass, nearly.
+
+  Counts what convolutions and products leave; what lies between, the compiler makes again. For R50 at 224 × 224 in
+  bfloat16 22 MB an image; its compiled step takes 21 to 25 (TPU v3, 256 to 64 images a core).
 
   Args:
     function: the forward pass.
     *args: arrays or shapes; of one image, for the bytes of an image.
   """
-  return _COPIES * _outputs(jax.make_jaxpr(function)(*args).jaxpr)
+  return _outputs(jax.make_jaxpr(function)(*args).jaxpr)
 
 
 def _outputs(jaxpr: core.Jaxpr) -> int:

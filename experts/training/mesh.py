@@ -128,9 +128,10 @@ def _cost(one: Round, batch_size: int, need: Need) -> float:
   """Time of a step of a round, in images of one device.
 
   Going through a member's parameters and reducing its gradients is worth 25 times its gradients' bytes of memory
-  traffic, the forward and backward pass of an image 20 times what it keeps; orders of magnitude, from v3's bandwidths.
+  traffic, frozen parameters 3 times theirs, the forward and backward pass of an image 40 times what it keeps; orders
+  of magnitude, from v3's bandwidths.
   """
-  through = 25 * need.gradient / (20 * need.image)
+  through = (25 * need.gradient + 3 * need.shared) / (40 * need.image)
   return one.members / one.groups * (batch_size / one.shards + through)
 
 
