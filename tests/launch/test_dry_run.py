@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from experts.models import resnet
 from experts.phases import programs
+from experts.training import mesh as meshes
 from launch.dry_run import hlo, measure, report, topologies
 from launch.dry_run.flops import flops
 
@@ -478,3 +479,19 @@ def test_an_adapter_step_has_no_kernel_gradients_of_the_backbone():
   assert count({'adapter': adapter}, params) == pytest.approx(
     2 * forward - root + 3 * products - first, rel=0.01
   )
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+  ('members', 'groups', 'shards', 'share'),
+  [
+    # Hosts of 8 cores: two of them for each half of the adapters, a half of their batches each.
+    (50, 2, 16, (slice(0, 25), (0, 2))),
+    # Four groups of two cores on a host: whole batches of its own 12 experts, nothing of the others'.
+    (48, 16, 2, (slice(0, 12), (0, 1))),
+    (1, 1, 32, (slice(0, 1), (0, 4))),
+  ],
+)
+def test_a_host_of_a_slice_reads_its_own_share(compiler, members, groups, shards, share):
+  mesh = meshes.make(groups, shards, topologies.devices('v3-32'))
+  assert meshes.share(mesh, members) == share
