@@ -78,6 +78,8 @@ def get_config():
         size={'images': 0, 'test_images': 0, 'classes': 0, 'nodes': 0},
         # An .npz of this program, or a BiT-*.npz, to start from.
         init_from='',
+        # Steps; the baseline at each of these joins the pool (EXP App. C.5). 0 for never.
+        keep_every=0,
         batch_size=4096,
         duration='90 epochs',
         weight_decay=1e-3,
@@ -90,6 +92,8 @@ def get_config():
         # The nodes of the hierarchy with most images, or exactly those named.
         'count': 50,
         'nodes': (),
+        # For each slice another expert on as many images drawn at random (EXP App. G).
+        'controls': False,
         # A small slice makes an expert that is worse than the baseline; a large one, the baseline again.
         'min_images': 1000,
         'max_share': 1.0,

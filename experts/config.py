@@ -138,6 +138,7 @@ SCHEMA = {
     'test': STR,
     'size': dict.fromkeys(('images', 'test_images', 'classes', 'nodes'), integer(0)),
     'init_from': STR,
+    'keep_every': integer(0),
     **TRAINING,
   },
   'experts': {
@@ -146,6 +147,7 @@ SCHEMA = {
     'min_images': integer(1),
     'max_share': number(0, 1),
     'nodes': Field(tuple),
+    'controls': BOOL,
     'full': TRAINING,
     'adapter': TRAINING,
   },

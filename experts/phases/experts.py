@@ -18,12 +18,18 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves weights/<kind>.<node>.npz for every expert, and adds them to pool.json."""
   train, test, hierarchy = upstream.open_data(config)
   chosen = choose(config, train, hierarchy)
+  if config.experts.controls:
+    chosen |= {
+      f'random like {node}': _random_slice(config, node, len(train), len(index))
+      for node, index in chosen.items()
+    }
   logging.info(
     'experts on %s', ', '.join(f'{node} ({len(index)} images)' for node, index in chosen.items())
   )
   model = members.make_model(config.model)
   baseline = weights.load(f'{workdir}/weights/baseline.npz')
-  known = [m for m in pool.read(f'{workdir}/pool.json') if m.kind in ('random', 'baseline')]
+  experts = ('full', 'adapter')
+  known = [m for m in pool.read(f'{workdir}/pool.json') if m.kind not in experts]
   for kind in config.experts.kinds:
     known += _train(config, workdir, board, kind, model, baseline, train, test, hierarchy, chosen)
   if hosts.first():
@@ -64,7 +70,7 @@ def _train(
     members.Stream(node, train, index, members.seed_of(config, 'expert', node))
     for node, index in chosen.items()
   ]
-  kept = []
+  kept, trained_from = [], weights.content_hash(baseline)
 
   def keep(number, trained):
     node, images = streams[number].name, len(streams[number].indices)
@@ -73,7 +79,9 @@ def _train(
     shared = 'weights/baseline.npz' if kind == 'adapter' else None
     data = config.upstream.data
     kept.append(
-      upstream.member(workdir, model, f'{kind}:{node}', kind, path, data, node, images, shared)
+      upstream.member(
+        workdir, model, f'{kind}:{node}', kind, path, data, node, images, shared, trained_from
+      )
     )
 
   members.train(
@@ -93,6 +101,11 @@ def _train(
     keep=keep,
   )
   return kept
+
+
+def _random_slice(config, node, images, size) -> np.ndarray:
+  rng = np.random.default_rng(members.seed_of(config, 'control', node))
+  return np.sort(rng.choice(images, size, replace=False))
 
 
 def _file_name(node: str) -> str:

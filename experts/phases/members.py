@@ -236,6 +236,8 @@ def train(
   order: batches.Order = batches.shuffled,
   evaluate: Callable[[jax.sharding.Mesh, Tree], Mapping[str, np.ndarray]] | None = None,
   keep: Callable[[int, Tree], None] | None = None,
+  snapshot: Callable[[int, Tree], None] | None = None,
+  snapshot_every: int = 0,
 ) -> None:
   """Trains one member for each stream, by the section's settings.
 
@@ -258,6 +260,7 @@ def train(
       a loss that diverges as a result.
     order: in which the members see their images.
     evaluate: (mesh, trained trees of a round) -> metrics at the end.
+    snapshot: called with the step and the first member's trees every `snapshot_every` steps, 0 for never, on that host.
     keep: called with each member's number and trained trees, on the host of the process that writes.
   """
   rates = learning_rates or [section.learning_rate] * len(streams)
@@ -293,6 +296,8 @@ def train(
       f'{folder}{several}' if folder else '',
       order,
       functools.partial(evaluate, mesh) if evaluate else None,
+      snapshot,
+      snapshot_every,
     )
     if keep:
       for member in range(layout.members):
@@ -327,7 +332,8 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
 
 
 def _train_round(
-  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, order, evaluate
+  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, order,
+  evaluate, snapshot, snapshot_every,
 ):  # fmt: skip
   mine, shard = meshes.share(mesh, len(streams))
 
@@ -359,6 +365,8 @@ def _train_round(
         saved,
         config.run.checkpoint_every,
         profile.parse(config.profile_steps),
+        snapshot,
+        snapshot_every,
       )
     return loop.train(
       described,

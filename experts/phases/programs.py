@@ -103,7 +103,7 @@ def _of_upstream(config, devices, limit) -> Iterator[Program]:
 def _of_experts(config, devices, limit) -> Iterator[Program]:
   data = _upstream(config)
   model = members.make_model(config.model, devices[0].platform)
-  number = len(config.experts.nodes) or config.experts.count
+  number = _number_of_experts(config)
   network = _network(model, data.nodes)
   adapter = {'adapter': jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))}
   for kind in config.experts.kinds:
@@ -337,9 +337,14 @@ def _pool(config) -> tuple[Mapping[str, Any], list[pool.Member]]:
     path = select.pool_path(config, '')
     return pool.read_model(path), pool.read(path)
   settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
-  number = len(config.experts.nodes) or config.experts.count
+  number = _number_of_experts(config)
   kinds = ['random', 'baseline', *(kind for kind in config.experts.kinds for _ in range(number))]
   return settings, [_some_member(i, kind) for i, kind in enumerate(kinds)]
+
+
+def _number_of_experts(config) -> int:
+  slices = len(config.experts.nodes) or config.experts.count
+  return slices * (2 if config.experts.controls else 1)
 
 
 def _some_member(index: int, kind: str) -> pool.Member:

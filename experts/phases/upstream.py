@@ -17,7 +17,7 @@ from experts.training.board import Board
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves weights/baseline.npz, weights/random.npz (an untrained control) and pool.json."""
+  """Leaves weights/baseline.npz, weights/random.npz (an untrained control), asked-for checkpoints and pool.json."""
   train, test, hierarchy = open_data(config)
   model = members.make_model(config.model)
   key = jax.random.key(members.seed_of(config, 'init'))
@@ -35,19 +35,29 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     accuracy = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), {})
     return {'test_accuracy': accuracy(trained, test, np.arange(len(test)))}
 
+  def snapshot(step, trained):
+    os.makedirs(f'{workdir}/weights', exist_ok=True)
+    weights.save(f'{workdir}/weights/baseline@{step}.npz', trained)
+
   def keep(_, trained):
     os.makedirs(f'{workdir}/weights', exist_ok=True)
     weights.save(f'{workdir}/weights/random.npz', params)
     weights.save(f'{workdir}/weights/baseline.npz', trained)
-    sizes = {'random': 0, 'baseline': len(train)}
+    every = section.keep_every
+    kinds = {'random': 'random', 'baseline': 'baseline'}
+    if every:
+      kinds |= {f'baseline@{step}': 'checkpoint' for step in range(every, steps, every)}
     pool.write(
       f'{workdir}/pool.json',
       [
-        member(workdir, model, kind, kind, f'weights/{kind}.npz', section.data, None, images)
-        for kind, images in sizes.items()
+        member(
+          workdir, model, name, kind, f'weights/{name}.npz', section.data, None,
+          0 if kind == 'random' else len(train),
+        )
+        for name, kind in kinds.items()
       ],
       {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize},
-    )
+    )  # fmt: skip
 
   everything = np.arange(len(train))
   members.train(
@@ -64,6 +74,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     folder=f'{workdir}/upstream',
     evaluate=evaluate,
     keep=keep,
+    snapshot=snapshot,
+    snapshot_every=section.keep_every,
   )
 
 
@@ -98,6 +110,7 @@ def member(
   node: str | None,
   images: int,
   backbone: str | None = None,
+  trained_from: str | None = None,
 ) -> pool.Member:
   """Describes a network whose weights lie in `path`, relative to the workdir."""
   params = weights.load(f'{workdir}/{path}')
@@ -117,6 +130,7 @@ def member(
     dimension=model.embedding_dim,
     weights=path,
     backbone=backbone,
+    trained_from=trained_from,
     hash=weights.content_hash(params),
   )
 

@@ -9,7 +9,7 @@ import tempfile
 import typing
 from collections.abc import Mapping, Sequence
 
-KINDS = ('random', 'baseline', 'full', 'adapter', 'bit')
+KINDS = ('random', 'baseline', 'checkpoint', 'full', 'adapter', 'bit')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -18,7 +18,8 @@ class Member:
 
   Attributes:
     name: unique in the pool.
-    kind: `random` (initialised, never trained), `baseline`, `full` or `adapter` expert, `bit` (published weights).
+    kind: `random` (initialised, never trained), `baseline`, `checkpoint` (the baseline, before its training ended), `full`
+      or `adapter` expert, `bit` (published weights).
     upstream: data set it was trained on; empty for a random network.
     slice: the expert's part of the upstream data; None if it saw all or nothing.
     images: upstream images it was trained on.
@@ -27,6 +28,7 @@ class Member:
     weights: file, relative to the pool file. An adapter expert's holds its adapter tree alone.
     hash: of the weights' content.
     backbone: for an adapter expert, the weights file of the baseline it sits on; None for the others.
+    trained_from: for an expert, the hash of the baseline that it started from.
     imagenet_accuracy: top-1 in [0, 1] if known.
   """
 
@@ -40,6 +42,7 @@ class Member:
   weights: str
   hash: str
   backbone: str | None = None
+  trained_from: str | None = None
   imagenet_accuracy: float | None = None
 
 
@@ -144,6 +147,13 @@ def _check(path: str | os.PathLike, members: Sequence[Member]) -> None:
     if (member.kind == 'adapter') != (member.backbone is not None):
       raise ValueError(
         f"{label}: kind '{member.kind}' with backbone {member.backbone!r}; adapters need one, others none"
+      )
+  baselines = {member.hash: member.name for member in members if member.kind == 'baseline'}
+  for member in members:
+    if baselines and member.trained_from and member.trained_from not in baselines:
+      raise ValueError(
+        f'pool {path}: member {member.name} was trained from a baseline with the hash {member.trained_from}, which is not '
+        f'that of {", ".join(baselines.values())} ({", ".join(baselines)}): train it anew, or keep pools apart'
       )
   counts = collections.Counter(member.name for member in members)
   twice = [name for name, count in counts.items() if count > 1]

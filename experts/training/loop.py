@@ -37,6 +37,9 @@ class Records:
     checkpoints: None for a run that is rather started again than resumed.
     checkpoint_every: steps.
     traced: steps to trace.
+    snapshot: what takes the first member's trees, on the host of the process that writes, and when: every so many steps,
+      the last one left out.
+    snapshot_every: steps; 0 for never.
   """
 
   board: Board
@@ -45,6 +48,8 @@ class Records:
   checkpoints: Checkpoints | None = None
   checkpoint_every: int = 0
   traced: profile.Steps = profile.NONE
+  snapshot: Callable[[int, Tree], None] | None = None
+  snapshot_every: int = 0
 
 
 def train(
@@ -131,6 +136,10 @@ def train(
       progress.update(done, images, shown if records.lines or done == steps else None)
       if done == steps:
         break
+      if records.snapshot_every and done % records.snapshot_every == 0:
+        tree = meshes.fetch_member(state.trained, 0)
+        if hosts.first():
+          records.snapshot(done, tree)
       if checkpoints and (stop or done % records.checkpoint_every == 0):
         _save(population, records, state, done)
       if stop:

@@ -35,7 +35,7 @@ class Row:
 
 def record(topology: str, kind: Generation, devices: int, rows: Sequence[Row]) -> dict[str, Any]:
   """Everything that was found, with units in the names, as it goes into the JSON file."""
-  programs = [_program(row, kind, devices) for row in rows]
+  programs = [_program(row, kind) for row in rows]
   hours = {}
   for program in programs:
     known = hours.get(program['phase'], 0.0)
@@ -53,7 +53,7 @@ def record(topology: str, kind: Generation, devices: int, rows: Sequence[Row]) -
   }
 
 
-def _program(row, kind, devices):
+def _program(row, kind):
   program, costs = row.program, row.costs
   fields = {
     'name': program.name,
@@ -84,7 +84,9 @@ def _program(row, kind, devices):
     'loop_factor': costs.loop_factor,
     'loops_of_unknown_length': costs.unknown_loops,
     'model_flops': costs.model_flops,
-    'model_flop_utilisation': costs.model_flops / (devices * kind.peak_flops * costs.seconds),
+    # Of the devices that run it: the models of a pool are embedded by each host for itself.
+    'model_flop_utilisation': costs.model_flops
+    / (row.program.mesh.size * kind.peak_flops * costs.seconds),
     'images_per_second': program.images / costs.seconds,
     'collectives': [dataclasses.asdict(collective) for collective in costs.collectives],
     'phase_hours': program.calls * costs.seconds / 3600,

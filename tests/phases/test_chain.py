@@ -1,5 +1,6 @@
 """Every phase through main.py: what it leaves, and that a second run adds nothing."""
 
+import itertools
 import json
 import re
 import runpy
@@ -171,3 +172,33 @@ def test_the_domain_predictor_learns_whose_slice_an_image_is_of(
   lines = pd.read_csv(tmp_path / 'run/domain_predictor/metrics.csv')
   # Warm and cold colours, of which any network can tell more than half.
   assert lines[lines.metric == 'test_accuracy'].value.item() > 0.7
+
+
+def test_checkpoints_and_random_slices_join_the_pool(config_file, run_main, tmp_path):
+  workdir = tmp_path / 'run'
+  flags = (
+    "--config.phases=('upstream', 'experts')",
+    '--config.upstream.keep_every=4',
+    "--config.experts.kinds=('adapter',)",
+    '--config.experts.controls=True',
+    '--config.run.tensorboard=False',
+  )
+  done = run_main(config_file, workdir, *flags)
+  assert done.returncode == 0, done.stderr[-3000:]
+  members = {member.name: member for member in pool.read(workdir / 'pool.json')}
+  assert members.keys() == {
+    *('random', 'baseline', 'baseline@4', 'baseline@8'),
+    *('adapter:warm', 'adapter:cold', 'adapter:random like warm', 'adapter:random like cold'),
+  }
+  assert members['adapter:random like warm'].images == members['adapter:warm'].images == 36
+  # The baseline on its way: neither where it started nor where it ended.
+  roots = [
+    weights.load(workdir / members[name].weights)['backbone']['root']['kernel']
+    for name in ('random', 'baseline@4', 'baseline@8', 'baseline')
+  ]
+  steps = [np.linalg.norm(a - b) for a, b in itertools.pairwise(roots)]
+  assert min(steps) > 0
+  assert members['baseline@4'].kind == 'checkpoint'
+  baseline = weights.load(workdir / 'weights/baseline.npz')
+  assert members['adapter:cold'].trained_from == weights.content_hash(baseline)
+  assert members['adapter:cold'].trained_from == members['baseline'].hash

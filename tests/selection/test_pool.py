@@ -51,6 +51,7 @@ def test_file_is_json_that_a_person_can_open(tmp_path):
     'weights': 'weights/baseline.npz',
     'hash': 'ab12',
     'backbone': None,
+    'trained_from': None,
     'imagenet_accuracy': None,
   }
 
@@ -79,7 +80,7 @@ def test_missing_file_says_what_makes_it(tmp_path):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'kind': 'expert'}, "unknown kind 'expert'; known: random, baseline, full, adapter, bit"),
+    ({'kind': 'expert'}, "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit"),
     ({'kind': 'adapter'}, 'adapters need one, others none'),
     ({'backbone': 'b.npz'}, 'adapters need one, others none'),
     ({'images': '20k'}, "images '20k' must be int"),
@@ -130,3 +131,13 @@ def test_other_files_are_refused(tmp_path, text, message):
   (tmp_path / 'pool.json').write_text(text)
   with pytest.raises(ValueError, match=message):
     pool.read(tmp_path / 'pool.json')
+
+
+def test_an_expert_of_another_baseline_is_refused(tmp_path):
+  own = dataclasses.replace(_ADAPTER, trained_from='ab12')
+  pool.write(tmp_path / 'pool.json', [_BASELINE, own], _MODEL)
+  foreign = dataclasses.replace(_ADAPTER, trained_from='cd34')
+  with pytest.raises(
+    ValueError, match=r'adapter:ελληνικά was trained from .* cd34, .* baseline \(ab12\)'
+  ):
+    pool.write(tmp_path / 'pool.json', [_BASELINE, foreign], _MODEL)
