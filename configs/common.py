@@ -74,7 +74,7 @@ def get_config():
         data='glyphs:upstream',
         train='train',
         test='test',
-        # What the data holds, where it is known: the dry run then needs no data, and data of another size is refused.
+        # For the dry run, what the data will hold; with 0 it looks at the data.
         size={'images': 0, 'test_images': 0, 'classes': 0, 'nodes': 0},
         # An .npz of this program, or a BiT-*.npz, to start from.
         init_from='',
@@ -89,8 +89,10 @@ def get_config():
       ),
       'experts': {
         'kinds': ('full', 'adapter'),
-        # The nodes of the hierarchy with most images, or exactly those named.
+        # The nodes of the hierarchy with most images (0: all with at least min_images), or exactly those named.
         'count': 50,
+        # Nodes with the very same images make one expert, by the most specific name; the paper keeps all.
+        'merge_equal': False,
         'nodes': (),
         # For each slice another expert on as many images drawn at random (EXP App. G).
         'controls': False,

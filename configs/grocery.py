@@ -23,7 +23,7 @@ def get_config():
     learning_rate=0.2,
     warmup='100 steps',
   )
-  config.experts.update(count=4, min_images=240)
+  config.experts.update(merge_equal=True, count=4, min_images=240)
   config.experts.full.update(small, duration='6 epochs', learning_rate=0.1)
   config.experts.adapter.update(small, duration='6 epochs', learning_rate=0.1)
   config.tasks = {

@@ -23,7 +23,7 @@ def get_config():
     'warmup': '50 steps',
   }
   config.upstream.update(small, duration='900 steps', learning_rate=0.2)
-  config.experts.update(count=4, min_images=1500, max_share=0.2)
+  config.experts.update(merge_equal=True, count=4, min_images=1500, max_share=0.2)
   small.update(batch_size=64, duration='200 steps', learning_rate=0.1, warmup='10 %')
   config.experts.full.update(small)
   config.experts.adapter.update(small)

@@ -143,7 +143,8 @@ SCHEMA = {
   },
   'experts': {
     'kinds': some_of('full', 'adapter'),
-    'count': integer(1),
+    'count': integer(0),
+    'merge_equal': BOOL,
     'min_images': integer(1),
     'max_share': number(0, 1),
     'nodes': Field(tuple),

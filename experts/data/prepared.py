@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import glob
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -109,8 +110,16 @@ def load_builder(name: str, data_dir: str) -> 'tfds.core.DatasetBuilder':
   try:
     return tfds.builder(name, data_dir=data_dir or None, file_format='array_record', try_gcs=False)
   except tfds.core.DatasetNotFoundError as error:
-    known = tfds.list_builders(with_community_datasets=False)
     base = name.partition(':')[0].partition('/')[0]
+    begun = glob.glob(os.path.join(glob.escape(data_dir), base, '*.incomplete'))
+    if begun or base == 'imagenet21k':
+      raise FileNotFoundError(
+        f'tfds:{name} is not prepared in {data_dir or "the default data_dir"}'
+        f'{f" ({begun[0]} is unfinished)" if begun else ""}; run: python -m experts.data.imagenet21k'
+        f' --archive=ARCHIVE --out={data_dir or "DATA_DIR"}'
+        f'{"" if base == "imagenet21k" else f" --name={base} --edges=FILE"}'
+      ) from error
+    known = tfds.list_builders(with_community_datasets=False)
     near = ', '.join(difflib.get_close_matches(base, known, 3)) or 'none is similar'
     raise ValueError(f'TFDS knows no data set {name!r}; the nearest: {near}') from error
   except (ValueError, AssertionError) as error:

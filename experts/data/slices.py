@@ -47,6 +47,7 @@ def largest(
   *,
   least: int = 1,
   most_share: float = 1.0,
+  merge: bool = False,
   nodes: Sequence[str] = (),
 ) -> dict[str, np.ndarray]:
   """The slices of the experts: those of the nodes with most images, unless named.
@@ -54,11 +55,12 @@ def largest(
   Args:
     labels: int [N], the class of every image.
     hierarchy: the classes' hierarchy.
-    number: how many slices. Nodes that hold the very same images count once, by their most
-      specific name.
+    number: how many slices; 0: all that fit.
     least: least number of images; a small slice makes an expert worse than the baseline.
-    most_share: largest share of all images a slice may hold, so that no expert is the baseline
-      again. A node with all the images is never chosen, whatever this says.
+    most_share: largest share of all images a slice may hold. Below 1, no expert is the baseline
+      again.
+    merge: nodes that hold the very same images count once, by their most specific name. The paper
+      keeps them all ('entity' and 'physical entity').
     nodes: take exactly these, in this order, instead.
 
   Returns:
@@ -70,24 +72,31 @@ def largest(
   if nodes:
     return {node: indices(labels, hierarchy, node) for node in nodes}
   size = counts(labels, hierarchy)
-  fits = (size >= max(least, 1)) & (size < len(labels)) & (size <= most_share * len(labels))
+  fits = np.flatnonzero((size >= max(least, 1)) & (size <= most_share * len(labels)))
+  if merge:
+    fits = _one_of_each(fits, labels, hierarchy)
+  chosen = sorted(fits.tolist(), key=lambda node: (-size[node], node))
+  if len(chosen) < max(number, 1):
+    raise ValueError(
+      f'{number or "all"} slices were asked for, but only {len(chosen)}{" differing ones" if merge else ""} of the'
+      f' {len(size)} nodes hold between {least} images and {most_share:.0%} of all {len(labels)}:'
+      ' ask for fewer, or lower the least size'
+    )
+  chosen = chosen[: number or None]
+  names = [hierarchy.nodes[node] for node in chosen]
+  return {name: indices(labels, hierarchy, name) for name in names}
+
+
+def _one_of_each(nodes: np.ndarray, labels: np.ndarray, hierarchy: Hierarchy) -> np.ndarray:
   below = _leaves_below(hierarchy, np.bincount(labels, minlength=hierarchy.num_leaves) > 0)
   depth = np.array([len(above) for above in hierarchy.ancestors])
   deepest: dict[bytes, int] = {}
-  for node in np.flatnonzero(fits):
+  for node in nodes:
     images = below[node].tobytes()
     other = deepest.get(images)
     if other is None or depth[node] > depth[other]:
       deepest[images] = int(node)
-  chosen = sorted(deepest.values(), key=lambda node: (-size[node], node))[:number]
-  if len(chosen) < number:
-    raise ValueError(
-      f'{number} slices were asked for, but only {len(chosen)} differing ones of the {len(size)} nodes hold'
-      f' between {least} images and {most_share:.0%} of all {len(labels)}:'
-      ' ask for fewer, or lower the least size'
-    )
-  names = [hierarchy.nodes[node] for node in chosen]
-  return {name: indices(labels, hierarchy, name) for name in names}
+  return np.array(sorted(deepest.values()), int)
 
 
 def _leaves_below(hierarchy: Hierarchy, present: np.ndarray) -> list[np.ndarray]:

@@ -45,6 +45,7 @@ def choose(config: members.Config, train: Dataset, hierarchy: Hierarchy) -> dict
     config.experts.count,
     least=config.experts.min_images,
     most_share=config.experts.max_share,
+    merge=config.experts.merge_equal,
     nodes=config.experts.nodes,
   )
 
@@ -73,14 +74,24 @@ def _train(
   kept, trained_from = [], weights.content_hash(baseline)
 
   def keep(number, trained):
-    node, images = streams[number].name, len(streams[number].indices)
+    node, indices = streams[number].name, streams[number].indices
     path = f'weights/{kind}.{_file_name(node)}.npz'
     weights.save(f'{workdir}/{path}', trained)
     shared = 'weights/baseline.npz' if kind == 'adapter' else None
     data = config.upstream.data
     kept.append(
       upstream.member(
-        workdir, model, f'{kind}:{node}', kind, path, data, node, images, shared, trained_from
+        workdir,
+        model,
+        f'{kind}:{node}',
+        kind,
+        path,
+        data,
+        train,
+        indices,
+        node,
+        shared,
+        trained_from,
       )
     )
 

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from experts.data import vtab
 from experts.models import resnet
-from experts.phases import members, select, tasks, upstream
+from experts.phases import experts, members, select, tasks, upstream
 from experts.selection import knn, pool
 from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
@@ -122,7 +122,8 @@ def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
   data = _upstream(config)
   model = members.make_model(config.model, devices[0].platform)
   section = config.domain_predictor
-  slices = len(config.experts.nodes) or config.experts.count
+  # A random slice is nothing to predict.
+  slices = _number_of_experts(config) // (2 if config.experts.controls else 1)
   yield from _training(
     config, devices, limit, 'domain_predictor', 'domain_predictor', section, 'domain_predictor',
     model, 1, _network(model, slices), {}, members.single_label(model),
@@ -344,6 +345,9 @@ def _pool(config) -> tuple[Mapping[str, Any], list[pool.Member]]:
 
 def _number_of_experts(config) -> int:
   slices = len(config.experts.nodes) or config.experts.count
+  if not slices:
+    train, _, hierarchy = upstream.open_data(config)
+    slices = len(experts.choose(config, train, hierarchy))
   return slices * (2 if config.experts.controls else 1)
 
 

@@ -31,6 +31,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     len(train), hierarchy.num_leaves, len(hierarchy.nodes), steps, section.batch_size,
   )  # fmt: skip
 
+  everything = np.arange(len(train))
+
   def evaluate(mesh, trained):
     accuracy = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), {})
     return {'test_accuracy': accuracy(trained, test, np.arange(len(test)))}
@@ -51,15 +53,14 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       f'{workdir}/pool.json',
       [
         member(
-          workdir, model, name, kind, f'weights/{name}.npz', section.data, None,
-          0 if kind == 'random' else len(train),
+          workdir, model, name, kind, f'weights/{name}.npz', section.data, train,
+          everything[:0] if kind == 'random' else everything,
         )
         for name, kind in kinds.items()
       ],
       {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize},
     )  # fmt: skip
 
-  everything = np.arange(len(train))
   members.train(
     config,
     section,
@@ -83,21 +84,7 @@ def open_data(config: members.Config) -> tuple[Dataset, Dataset, hierarchies.Hie
   """Opens the upstream training and test sets and the is-a hierarchy of their labels."""
   train = sources.open_dataset(config.upstream.data, config.upstream.train, config.data_dir)
   test = sources.open_dataset(config.upstream.data, config.upstream.test, config.data_dir)
-  hierarchy = hierarchies.from_edges(train.edges, train.class_names)
-  found = {
-    'images': len(train),
-    'test_images': len(test),
-    'classes': hierarchy.num_leaves,
-    'nodes': len(hierarchy.nodes),
-  }
-  for name, number in found.items():
-    expected = config.upstream.size[name]
-    if expected not in (0, number):
-      raise ValueError(
-        f'{config.upstream.data} has {number} {name}, but config.upstream.size.{name}={expected}: '
-        'it is not the data that this config is for'
-      )
-  return train, test, hierarchy
+  return train, test, hierarchies.from_edges(train.edges, train.class_names)
 
 
 def member(
@@ -107,12 +94,14 @@ def member(
   kind: str,
   path: str,
   upstream: str,
-  node: str | None,
-  images: int,
+  train: Dataset,
+  indices: np.ndarray,
+  node: str | None = None,
   backbone: str | None = None,
   trained_from: str | None = None,
 ) -> pool.Member:
-  """Describes a network whose weights lie in `path`, relative to the workdir."""
+  """Describes a network whose weights lie in `path`, relative to the workdir, trained on these images."""
+  number = np.bincount(train.labels[indices], minlength=train.num_classes)
   params = weights.load(f'{workdir}/{path}')
   trees = (
     {'backbone': {}, **params}
@@ -125,12 +114,14 @@ def member(
     kind=kind,
     upstream=upstream,
     slice=node,
-    images=images,
+    images=len(indices),
     parameters=sum(leaf.size for leaf in jax.tree.leaves(counted)),
     dimension=model.embedding_dim,
     weights=path,
     backbone=backbone,
     trained_from=trained_from,
+    definition=train.definitions.get(node),
+    labels={train.class_names[label]: int(number[label]) for label in np.flatnonzero(number)},
     hash=weights.content_hash(params),
   )
 

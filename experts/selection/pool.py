@@ -29,6 +29,8 @@ class Member:
     hash: of the weights' content.
     backbone: for an adapter expert, the weights file of the baseline it sits on; None for the others.
     trained_from: for an expert, the hash of the baseline that it started from.
+    definition: of the slice's node, where the hierarchy has one.
+    labels: class -> upstream images of it that the model was trained on; what label matching compares ([EXP] App. B).
     imagenet_accuracy: top-1 in [0, 1] if known.
   """
 
@@ -43,6 +45,8 @@ class Member:
   hash: str
   backbone: str | None = None
   trained_from: str | None = None
+  definition: str | None = None
+  labels: dict | None = None
   imagenet_accuracy: float | None = None
 
 

@@ -1,5 +1,6 @@
 """The is-a graph and the slices of its nodes."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -109,12 +110,25 @@ def test_largest_slices_leave_out_all_images_and_doubles():
   tree = from_edges(EDGES, LEAVES)
   # thing has every image; mammal and animal the same ones, the more specific is kept; so with bat
   # (a class) and flier, and with rose and plant.
-  chosen = slices.largest(LABELS, tree, 4)
+  merged = functools.partial(slices.largest, LABELS, tree, most_share=0.9, merge=True)
+  chosen = merged(4)
   assert list(chosen) == ['mammal', 'bat', 'rose', 'cow']
   assert [len(images) for images in chosen.values()] == [6, 4, 2, 2]
-  assert list(slices.largest(LABELS, tree, 1, most_share=0.5)) == ['bat']
-  assert list(slices.largest(LABELS, tree, 2, least=4)) == ['mammal', 'bat']
+  assert list(merged(0)) == list(chosen)
+  assert list(merged(1, most_share=0.5)) == ['bat']
+  assert list(merged(2, least=4)) == ['mammal', 'bat']
   assert list(slices.largest(LABELS, tree, 9, nodes=['plant', 'animal'])) == ['plant', 'animal']
+
+
+def test_every_node_is_a_slice_of_its_own_unless_told_otherwise():
+  tree = from_edges(EDGES, LEAVES)
+  size = dict(zip(tree.nodes, slices.counts(LABELS, tree).tolist()))
+  chosen = slices.largest(LABELS, tree, 0)
+  assert {name: len(images) for name, images in chosen.items()} == size
+  assert list(size.values()) != sorted(size.values(), reverse=True)
+  assert [size[name] for name in chosen] == sorted(size.values(), reverse=True)
+  assert list(slices.largest(LABELS, tree, 1)) == ['thing']
+  assert set(slices.largest(LABELS, tree, 0, least=4)) == {n for n in size if size[n] >= 4}
 
 
 def test_slices_that_cannot_be_are_refused():
@@ -122,7 +136,7 @@ def test_slices_that_cannot_be_are_refused():
   with pytest.raises(
     ValueError, match=r'3 slices were asked for, but only 2 differing ones of the 8'
   ):
-    slices.largest(LABELS, tree, 3, least=4)
+    slices.largest(LABELS, tree, 3, least=4, most_share=0.9, merge=True)
   with pytest.raises(ValueError, match=r"slice 'plant' holds no image"):
     slices.indices(LABELS[LABELS > 0], tree, 'plant')
   with pytest.raises(ValueError, match=r"no node 'plnt'.*'plant'"):

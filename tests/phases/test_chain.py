@@ -30,6 +30,11 @@ def test_pool_lists_every_model_with_its_slice(workdir):
   assert members['full:warm'].images == members['adapter:cold'].images == 36
   assert members['baseline'].images == 72
   assert members['adapter:warm'].backbone == 'weights/baseline.npz'
+  # The label priors of label matching: twelve images of each class.
+  assert members['full:warm'].labels == dict.fromkeys(members['full:warm'].labels, 12)
+  assert {name.split('/')[-1] for name in members['full:warm'].labels} == {'red', 'orange', 'pink'}
+  assert len(members['baseline'].labels) == 6
+  assert members['random'].labels == {}
   # Width 1/16: block inputs of 4, 16, 32 and 64 channels; norms and two kernels c × c/2 each.
   adapter = sum(c * c + 3 * c for c in (4, 16, 32, 64))
   assert members['adapter:warm'].parameters - members['baseline'].parameters == adapter

@@ -25,6 +25,8 @@ _ADAPTER = dataclasses.replace(
   slice='greek',
   weights='weights/adapter.npz',
   backbone='weights/baseline.npz',
+  definition='of Greece',
+  labels={'α': 7},
   imagenet_accuracy=0.768,
 )
 _MODEL = {'depth': 50, 'width': 1, 'root': 'imagenet'}
@@ -52,6 +54,8 @@ def test_file_is_json_that_a_person_can_open(tmp_path):
     'hash': 'ab12',
     'backbone': None,
     'trained_from': None,
+    'definition': None,
+    'labels': None,
     'imagenet_accuracy': None,
   }
 
@@ -80,7 +84,10 @@ def test_missing_file_says_what_makes_it(tmp_path):
 @pytest.mark.parametrize(
   ('change', 'message'),
   [
-    ({'kind': 'expert'}, "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit"),
+    (
+      {'kind': 'expert'},
+      "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit",
+    ),
     ({'kind': 'adapter'}, 'adapters need one, others none'),
     ({'backbone': 'b.npz'}, 'adapters need one, others none'),
     ({'images': '20k'}, "images '20k' must be int"),
