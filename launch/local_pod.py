@@ -11,6 +11,7 @@ step and end. Where one process dies, the others notice, and end with an error; 
 the first failure is killed. The exit code is 0 if all processes ended well.
 """
 
+import argparse
 import os
 import signal
 import socket
@@ -20,15 +21,8 @@ import threading
 import time
 from collections.abc import Sequence
 
-from absl import app, flags
+from launch import commands
 
-_PROCESSES = flags.DEFINE_integer('processes', 4, 'Processes of the pod.', lower_bound=1)
-_DEVICES = flags.DEFINE_integer(
-  'devices',
-  0,
-  'Devices in all, a multiple of the processes; 0: 8, rounded up to one.',
-  lower_bound=0,
-)
 # Longer than a process may take to find that another is dead.
 _GRACE_SECONDS = 120
 
@@ -108,14 +102,34 @@ def free_port() -> int:
 
 
 def main(argv: Sequence[str]) -> None:
-  command, processes = argv[1:], _PROCESSES.value
-  devices = _DEVICES.value or -(-8 // processes) * processes
+  own, command = commands.split(list(argv))
+  parser = argparse.ArgumentParser(
+    prog='python -m launch.local_pod',
+    description=__doc__,
+    formatter_class=argparse.RawDescriptionHelpFormatter,
+    allow_abbrev=False,
+  )
+  parser.add_argument('--processes', type=int, default=4, help='of the pod')
+  parser.add_argument(
+    '--devices',
+    type=int,
+    default=0,
+    help='in all, a multiple of the processes; 0: 8, rounded up to one',
+  )
+  flags = parser.parse_args(own)
+  processes = flags.processes
+  if processes < 1:
+    raise ValueError(f'--processes={processes}: at least 1')
+  devices = flags.devices or -(-8 // processes) * processes
   if not command:
-    sys.exit('error: name what to run after --, such as: -- main.py --config=... --workdir=...')
-  if devices % processes:
-    sys.exit(f'error: {devices} devices do not divide over {processes} processes')
+    raise ValueError('name what to run after --, such as: -- main.py --config=... --workdir=...')
+  if devices < 0 or devices % processes:
+    raise ValueError(f'{devices} devices do not divide over {processes} processes')
   sys.exit(run(command, processes, devices))
 
 
 if __name__ == '__main__':
-  app.run(main)
+  try:
+    main(sys.argv[1:])
+  except ValueError as problem:
+    sys.exit(f'error: {problem}')

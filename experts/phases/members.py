@@ -304,6 +304,8 @@ def train(
         tree = meshes.fetch_member(state.trained, member)
         if hosts.first():
           keep(layout.start + member, tree)
+    # Else its memory would not be there for the next round.
+    del state
 
 
 def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Round]:
@@ -312,10 +314,11 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
   limit = meshes.memory_limit(jax.local_devices()[0])
   path = f'{folder}/rounds.json'
   sizes = None
-  if folder and hosts.first() and os.path.exists(path):
-    with open(path) as file:
-      sizes = json.load(file)
-  sizes = hosts.gather(sizes)[0]
+  if folder:
+    if hosts.first() and os.path.exists(path):
+      with open(path) as file:
+        sizes = json.load(file)
+    sizes = hosts.gather(sizes)[0]
   if sizes:
     rounds = [
       meshes.plan_whole(size, section.batch_size, devices, needed, limit, at_once) for size in sizes
