@@ -6,8 +6,8 @@ number of processes does not change the mesh.
 
   python -m launch.local_pod --processes=4 -- main.py --config=configs/quickstart.py --workdir=runs/pod
 
-Each line of output is preceded by its process's number. SIGTERM and Ctrl-C go to all processes: they save at the same
-step and end. Where one process dies, the others notice, and end with an error; what has not ended two minutes after
+Each line of output is preceded by its process's number. SIGTERM, and Ctrl-C as such, goes to all processes: they save at
+the same step and end. Where one process dies, the others notice, and end with an error; what has not ended two minutes after
 the first failure is killed. The exit code is 0 if all processes ended well.
 """
 
@@ -60,13 +60,15 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
       stderr=subprocess.STDOUT,
       text=True,
       errors='replace',
+      # Ctrl-C is for this process, which asks the others to save.
+      process_group=0,
     )
     print(f'[{index}] started as process {process.pid}', flush=True)
     readers.append(threading.Thread(target=_show, args=(index, process.stdout)))
     readers[-1].start()
     pod.append(process)
   for number in (signal.SIGTERM, signal.SIGINT):
-    signal.signal(number, lambda number, _: [process.send_signal(number) for process in pod])
+    signal.signal(number, lambda *_: [process.terminate() for process in pod])
   _wait(pod)
   for reader in readers:
     reader.join()
