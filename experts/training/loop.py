@@ -113,9 +113,10 @@ def train(
       trace.before(done)
       placed = meshes.put_batch(mesh, {**batch, pop.STOP: meshes.mark(mesh, asked_to_stop())})
       began = time.monotonic()
-      # Nothing moves between host and device inside a step, nor by oversight.
+      # Nothing moves between host and device inside a step, not by oversight either. The first call also compiles, and
+      # may place the program's constants.
       with (
-        jax.transfer_guard('disallow'),
+        jax.transfer_guard('allow' if done == start + 1 else 'disallow'),
         jax.profiler.StepTraceAnnotation('train', step_num=done),
       ):
         state, loss, stops = step_fn(state, frozen, placed)
