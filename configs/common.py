@@ -37,7 +37,7 @@ def get_config():
       'phases': ('upstream', 'experts', 'select', 'transfer', 'report'),
       # Where relative paths of 'images:' data and prepared TFDS data are; empty is the working folder, or TFDS's default.
       'data_dir': '',
-      # A pool.json to choose from; empty is the workdir's own.
+      # A pool.json to choose from, or whose baseline new experts start from; empty is the workdir's own.
       'pool': '',
       # '10:15': these steps of each upstream and expert run are traced, for TensorBoard's profile tab.
       'profile_steps': '',

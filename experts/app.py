@@ -19,14 +19,14 @@ from experts.training import hosts
 from experts.training.board import Board
 
 # Phase -> the fields of the config that its results depend on (those of the phases before it included).
-_NETWORK = ('seed', 'model', 'image', 'upstream', 'experts')
+_NETWORK = ('seed', 'model', 'image', 'upstream', 'pool', 'experts')
 _INPUTS = {
-  'upstream': _NETWORK[:-1],
+  'upstream': _NETWORK[:-2],
   'experts': _NETWORK,
   'domain_predictor': (*_NETWORK, 'domain_predictor'),
-  'select': (*_NETWORK, 'pool', 'tasks', 'select'),
-  'transfer': (*_NETWORK, 'pool', 'tasks', 'select', 'transfer'),
-  'report': (*_NETWORK, 'pool', 'tasks', 'select', 'transfer'),
+  'select': (*_NETWORK, 'tasks', 'select'),
+  'transfer': (*_NETWORK, 'tasks', 'select', 'transfer'),
+  'report': (*_NETWORK, 'tasks', 'select', 'transfer'),
 }
 
 

@@ -195,6 +195,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
       raise ValueError(f'config.phases: {after!r} must come before {one!r}')
   if not phases:
     raise ValueError('config.phases is empty: name at least one phase')
+  if config.pool and {'upstream', 'experts'} <= set(phases):
+    raise ValueError(
+      f'config.pool={config.pool!r} has a baseline for the experts, so that the phase upstream would train another '
+      'for nothing: leave one of them out'
+    )
   if config.image.resize < config.image.size:
     raise ValueError(
       f'config.image.resize={config.image.resize} must be at least config.image.size={config.image.size}, '

@@ -23,16 +23,8 @@ POLICIES = ('raise', 'skip')
 # Rows made by one call of a worker: enough to hide Grain's cost, and even, for mixup's pairs.
 _CHUNK = 32
 
-# (slice size, seed) -> (position -> row of the slice). `shuffled` unless data is to be weighted.
+# (slice size, seed) -> (position -> row of the slice).
 Order = Callable[[int, int], Callable[[int], int]]
-
-
-class Member(NamedTuple):
-  """What one member of the population is trained on."""
-
-  dataset: Dataset
-  indices: np.ndarray  # int [n], the images of its slice
-  seed: int
 
 
 class Batches(Iterator):
@@ -94,6 +86,51 @@ def balanced(labels: np.ndarray) -> Order:
   return order
 
 
+def weighted(labels: np.ndarray, weights: np.ndarray) -> Order:
+  """Images drawn with replacement, each with a probability in proportion to its class's weight ([EXP] §6.6).
+
+  Args:
+    labels: int [n], the class of each row of the slice.
+    weights: float [C], 0 or more; of some class that has a row, above 0.
+
+  Raises:
+    ValueError: negative or missing weights, or none for the classes that there are.
+  """
+  weights = np.asarray(weights, np.float64)
+  if not (weights >= 0).all() or not (weights < np.inf).all():
+    raise ValueError('weights must be 0 or more, and finite')
+  by_class = np.argsort(labels, kind='stable')
+  sizes = np.bincount(labels, minlength=len(weights))
+  starts = np.cumsum(sizes) - sizes
+  mass = np.cumsum(sizes * weights)
+  if not mass[-1]:
+    raise ValueError('no class that has an image has a weight above 0')
+
+  def order(size: int, seed: int) -> Callable[[int], int]:
+    if size != len(labels):
+      raise ValueError(f'{len(labels)} labels do not weight {size} images')
+
+    def row(position: int) -> int:
+      which, where = _rng(np.uint64(seed), position).random(2)
+      # Of what rounds up to the whole mass, the last class with a share of it.
+      label = np.searchsorted(mass, min(which * mass[-1], np.nextafter(mass[-1], 0)), side='right')
+      place = min(int(where * sizes[label]), sizes[label] - 1)
+      return int(by_class[starts[label] + place])
+
+    return row
+
+  return order
+
+
+class Member(NamedTuple):
+  """What one member of the population is trained on."""
+
+  dataset: Dataset
+  indices: np.ndarray  # int [n], the images of its slice
+  seed: int
+  order: Order = shuffled  # of the slice's images
+
+
 def train_batches(
   members: Sequence[Member],
   transform: Transform,
@@ -104,13 +141,12 @@ def train_batches(
   mixup: float = 0.0,
   shard: tuple[int, int] = (0, 1),
   undecodable: str = 'raise',
-  order: Order = shuffled,
   threads: int = 0,
 ) -> Batches:
   """The training batches of a population, from any step on.
 
   Args:
-    members: (data set, indices, seed) of each member.
+    members: (data set, indices, seed, order) of each member.
     transform: applied to every image.
     batch_size: examples of one member in one step, over all hosts.
     start_step: first step to make.
@@ -118,7 +154,6 @@ def train_batches(
     mixup: the alpha of Beta(alpha, alpha); examples 2k and 2k+1 of a batch are mixed; 0: no mixup.
     shard: (index, number) of this host: it makes one contiguous block of every batch.
     undecodable: 'raise', or 'skip': the next image of the slice stands in, and it is counted.
-    order: the plan of a slice; see `Order`.
     threads: images decoded at a time; 0: as suits the data and the machine.
 
   Returns:
@@ -139,7 +174,7 @@ def train_batches(
   if mixup and len(block) % 2:
     raise ValueError(f'mixup needs an even number of examples on each host, not {len(block)}')
   members = [Member(*member) for member in members]
-  makers = [_Maker(member, transform, faults, order, mixup) for member in members]
+  makers = [_Maker(member, transform, faults, mixup) for member in members]
   row_list = [(maker, row) for maker in makers for row in block]
 
   def make(rows: Sequence[tuple['_Maker', int]], step: int) -> dict[str, np.ndarray]:
@@ -257,10 +292,8 @@ class _Faults:
 class _Maker:
   """Makes the examples of one member, each from its position alone."""
 
-  def __init__(
-    self, member: Member, transform: Transform, faults: _Faults, order: Order, mixup: float
-  ):
-    self._dataset, indices, seed = member
+  def __init__(self, member: Member, transform: Transform, faults: _Faults, mixup: float):
+    self._dataset, indices, seed, order = member
     self._indices = _checked(self._dataset, indices)
     self._transform = transform
     self._faults = faults

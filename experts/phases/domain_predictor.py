@@ -1,5 +1,7 @@
 """Phase 3: train the expert prediction network, which tells from an image whose slice it is of (EXP App. A)."""
 
+import os
+
 import numpy as np
 from absl import logging
 
@@ -23,7 +25,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     test, {node: slices.indices(test.labels, hierarchy, node) for node in chosen}
   )
   model = members.make_model(config.model)
-  baseline = weights.load(f'{workdir}/weights/baseline.npz')
+  _, path = experts.open_pool(config, workdir, [])
+  baseline = weights.load(f'{workdir}/{path}')
   start = {'backbone': baseline['backbone'], 'head': resnet.init_head(model, len(chosen))}
   section = config.domain_predictor
   steps = optim.steps(section.duration, section.batch_size, len(train))
@@ -31,11 +34,12 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     'domain_predictor: %d slices, %d images with repetitions', len(chosen), len(by_slice)
   )
 
-  def evaluate(mesh, trained):
-    accuracy = members.evaluator(config, mesh, members.predict(model), {})
-    return {'test_accuracy': accuracy(trained, tested, np.arange(len(tested)))}
+  def evaluate(mesh, _, trained):
+    count = members.evaluator(config, mesh, members.predict(model), {})
+    return {'test_accuracy': count(trained, tested, np.arange(len(tested))).accuracy()}
 
   def keep(_, trained):
+    os.makedirs(f'{workdir}/weights', exist_ok=True)
     weights.save(f'{workdir}/weights/domain_predictor.npz', trained)
     members.write_json(f'{workdir}/domain_predictor.json', list(chosen))
 
@@ -50,6 +54,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
         by_slice,
         np.arange(len(by_slice)),
         members.seed_of(config, 'domain_predictor'),
+        batches.balanced(by_slice.labels),
       )
     ],
     model,
@@ -58,7 +63,6 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     members.single_label(model),
     steps,
     folder=f'{workdir}/domain_predictor',
-    order=batches.balanced(by_slice.labels),
     evaluate=evaluate,
     keep=keep,
   )

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import optax
+import pandas as pd
 from absl import logging
 
 from experts.data import batches, transforms
@@ -28,6 +29,9 @@ from experts.training.lines import Lines
 
 Tree = Any
 Config = ml_collections.ConfigDict
+
+# (mesh, streams of a round, their trained trees [P, …]) -> {metric: [P]} at the end.
+Evaluate = Callable[[jax.sharding.Mesh, Sequence['Stream'], Tree], Mapping[str, np.ndarray]]
 
 # Adapter experts share the backbone: up to that many at once make one large batch of it.
 ADAPTERS_AT_ONCE = 8
@@ -44,18 +48,25 @@ def adapters_at_once(platform: str | None = None) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class Stream:
-  """The data of one member: the examples it sees, and the seed of their order and augmentation."""
+  """The data of one member: the examples it sees, in which order, and the seed of that and of their augmentation."""
 
   name: str
   dataset: Dataset
   indices: np.ndarray
   seed: int
+  order: batches.Order = batches.shuffled
 
 
 def write_json(path: str, content: Any) -> None:
   """Writes a file that appears under its name only when it is complete."""
   with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
     json.dump(content, file, indent=2, ensure_ascii=False)
+  os.replace(f'{path}.tmp', path)
+
+
+def write_csv(frame: pd.DataFrame, path: str) -> None:
+  """Writes a table that appears under its name only when it is complete."""
+  frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g')
   os.replace(f'{path}.tmp', path)
 
 
@@ -151,11 +162,11 @@ def predict(
 
 def evaluator(
   config: Config, mesh: jax.sharding.Mesh, predict_fn: evaluate.Predict, frozen: Tree
-) -> Callable[[Tree, Dataset, np.ndarray], np.ndarray]:
-  """(trained trees [P, …], data set, indices) -> accuracy [P] under central crops."""
-  measure = evaluate.make_evaluate(predict_fn, mesh)
+) -> Callable[[Tree, Dataset, np.ndarray], evaluate.Counts]:
+  """(trained trees [P, …], data set, indices) -> what they got right under central crops."""
 
-  def accuracy(trained, dataset, indices):
+  def count(trained, dataset, indices):
+    measure = evaluate.make_evaluate(predict_fn, mesh, dataset.num_classes)
     source = batches.eval_batches(
       dataset,
       indices,
@@ -166,7 +177,7 @@ def evaluator(
     )
     return measure(trained, frozen, source)
 
-  return accuracy
+  return count
 
 
 def evaluation_batch(config: Config, mesh: jax.sharding.Mesh) -> int:
@@ -233,8 +244,7 @@ def train(
   members_at_once: int = 1,
   learning_rates: Sequence[float] = (),
   folder: str = '',
-  order: batches.Order = batches.shuffled,
-  evaluate: Callable[[jax.sharding.Mesh, Tree], Mapping[str, np.ndarray]] | None = None,
+  evaluate: Evaluate | None = None,
   keep: Callable[[int, Tree], None] | None = None,
   snapshot: Callable[[int, Tree], None] | None = None,
   snapshot_every: int = 0,
@@ -258,8 +268,7 @@ def train(
     learning_rates: one a member, for a batch of 256; the section's for all if empty.
     folder: where checkpoints and metric lines go. Without one the run keeps none, starts again after a crash, and takes
       a loss that diverges as a result.
-    order: in which the members see their images.
-    evaluate: (mesh, trained trees of a round) -> metrics at the end.
+    evaluate: see `Evaluate`.
     snapshot: called with the step and the first member's trees every `snapshot_every` steps, 0 for never, on that host.
     keep: called with each member's number and trained trees, on the host of the process that writes.
   """
@@ -294,8 +303,7 @@ def train(
       meshes.place(frozen, mesh, jax.sharding.PartitionSpec()),
       steps,
       f'{folder}{several}' if folder else '',
-      order,
-      functools.partial(evaluate, mesh) if evaluate else None,
+      functools.partial(evaluate, mesh, streams[part]) if evaluate else None,
       snapshot,
       snapshot_every,
     )
@@ -335,14 +343,17 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
 
 
 def _train_round(
-  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, order,
-  evaluate, snapshot, snapshot_every,
+  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, evaluate,
+  snapshot, snapshot_every,
 ):  # fmt: skip
   mine, shard = meshes.share(mesh, len(streams))
 
   def source(start):
     return batches.train_batches(
-      [batches.Member(stream.dataset, stream.indices, stream.seed) for stream in streams[mine]],
+      [
+        batches.Member(stream.dataset, stream.indices, stream.seed, stream.order)
+        for stream in streams[mine]
+      ],
       train_transform(config.image, section),
       section.batch_size,
       start_step=start,
@@ -350,7 +361,6 @@ def _train_round(
       mixup=section.mixup,
       shard=shard,
       undecodable=config.image.undecodable,
-      order=order,
     )
 
   with contextlib.ExitStack() as stack:

@@ -255,12 +255,15 @@ def _training(
   if not test_images:
     return
   many = members.evaluation_batch(config, mesh)
+  image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
+  classes = jax.eval_shape(predict, {**frozen, **one}, image).shape[-1]
   yield Program(
     name=f'{run} evaluation',
     phase=phase,
     function=evaluate.make_program(predict, mesh),
     arguments=evaluate.abstract_arguments(
       mesh,
+      classes,
       trained,
       frozen,
       {

@@ -4,7 +4,7 @@ import os
 
 import pandas as pd
 
-from experts.phases import members, select
+from experts.phases import members
 from experts.reporting import figures, tables
 from experts.training import hosts
 from experts.training.board import Board
@@ -19,7 +19,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   folder = f'{workdir}/report'
   os.makedirs(folder, exist_ok=True)
   table = tables.report_table(scores, trials)
-  select.write_csv(table, f'{folder}/table.csv')
+  members.write_csv(table, f'{folder}/table.csv')
   pictures = figures.write_all(scores, folder)
   text = '\n'.join(
     [

@@ -58,21 +58,16 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   scores = pd.DataFrame(rows, columns=COLUMNS).sort_values(
     ['task', 'score'], ascending=[True, False], kind='stable'
   )
-  write_csv(scores, f'{workdir}/scores.csv')
+  members.write_csv(scores, f'{workdir}/scores.csv')
   board.text('select', 0, {'scores': tables.to_markdown(scores)})
   for name, part in scores.groupby('task'):
     board.histograms('select', 0, {f'knn_accuracy/{name}': part.score.to_numpy()})
 
 
 def pool_path(config: members.Config, workdir: str) -> str:
-  """The pool that the config names, or the workdir's own."""
-  return os.path.expanduser(config.pool) if config.pool else f'{workdir}/pool.json'
-
-
-def write_csv(frame: pd.DataFrame, path: str) -> None:
-  """Writes a table that appears under its name only when it is complete."""
-  frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g')
-  os.replace(f'{path}.tmp', path)
+  """The pool that the config names, or the workdir's own, which experts make of it."""
+  own = not config.pool or 'experts' in config.phases
+  return f'{workdir}/pool.json' if own else os.path.expanduser(config.pool)
 
 
 def load_member(member: pool.Member, folder: str) -> dict:

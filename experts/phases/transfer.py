@@ -63,7 +63,7 @@ class _Trials:
   def add(self, rows: list[dict]) -> None:
     self._rows += rows
     if hosts.first():
-      select.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
+      members.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
 
 
 class _Trainer:
@@ -128,13 +128,13 @@ class _Trainer:
     ]
     found = []
 
-    def evaluate(mesh, trained):
+    def evaluate(mesh, _, trained):
       predict = members.predict(self._model)
-      measure = members.evaluator(self._config, mesh, predict, {})
+      count = members.evaluator(self._config, mesh, predict, {})
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
       part = self._task.test_indices if on_test else self._task.validation
-      found.append(measure(trained, dataset, part))
+      found.append(count(trained, dataset, part).accuracy())
       return {f'{split}_accuracy': found[-1]}
 
     members.train(

@@ -33,9 +33,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
 
   everything = np.arange(len(train))
 
-  def evaluate(mesh, trained):
-    accuracy = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), {})
-    return {'test_accuracy': accuracy(trained, test, np.arange(len(test)))}
+  def evaluate(mesh, _, trained):
+    count = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), {})
+    return {'test_accuracy': count(trained, test, np.arange(len(test))).accuracy()}
 
   def snapshot(step, trained):
     os.makedirs(f'{workdir}/weights', exist_ok=True)
@@ -58,7 +58,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
         )
         for name, kind in kinds.items()
       ],
-      {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize},
+      settings(config),
     )  # fmt: skip
 
   members.train(
@@ -78,6 +78,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     snapshot=snapshot,
     snapshot_every=section.keep_every,
   )
+
+
+def settings(config: members.Config) -> dict[str, object]:
+  """What the pool says of all its networks."""
+  return {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
 
 
 def open_data(config: members.Config) -> tuple[Dataset, Dataset, hierarchies.Hierarchy]:

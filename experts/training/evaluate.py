@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,49 +18,73 @@ Tree = Any
 Predict = Callable[[Tree, jax.Array], jax.Array]
 
 
+class Counts(NamedTuple):
+  """What P members got right of a set of C classes.
+
+  Attributes:
+    correct: int32 [P, C], examples of each class that were recognised.
+    seen: int32 [C], examples of each class.
+  """
+
+  correct: np.ndarray
+  seen: np.ndarray
+
+  def accuracy(self, classes: np.ndarray | slice = slice(None)) -> np.ndarray:
+    """Share of the examples of these classes (a mask, indices or a slice) that were right, float64 [P].
+
+    Raises:
+      ValueError: there is no such example.
+    """
+    seen = self.seen[classes].sum()
+    if not seen:
+      raise ValueError('there is no example to evaluate on')
+    return self.correct[:, classes].sum(axis=1) / seen
+
+
 def make_evaluate(
-  predict: Predict, mesh: jax.sharding.Mesh
-) -> Callable[[Tree, Tree, Iterable[Mapping[str, np.ndarray]]], np.ndarray]:
-  """Compiles the accuracy of all members on one shared set.
+  predict: Predict, mesh: jax.sharding.Mesh, classes: int
+) -> Callable[[Tree, Tree, Iterable[Mapping[str, np.ndarray]]], Counts]:
+  """Compiles the evaluation of all members on one shared set.
 
   Args:
     predict: see `Predict`.
     mesh: from `mesh.make`.
+    classes: labels are in [0, classes).
 
   Returns:
-    (trained trees [P, …], frozen trees, batches of image, label and mask) -> accuracy [P]. A process hands in its share
-    of each batch. Rows with a false mask, which pad the last batch, count nothing.
+    (trained trees [P, …], frozen trees, batches of image, label and mask) -> `Counts`. A process hands in its share of
+    each batch. Rows with a false mask, which pad the last batch, count nothing.
   """
   program = make_program(predict, mesh)
 
-  def evaluate(trained: Tree, frozen: Tree, batches: Iterable[Mapping[str, np.ndarray]]):
+  def evaluate(trained: Tree, frozen: Tree, batches: Iterable[Mapping[str, np.ndarray]]) -> Counts:
     members = jax.tree.leaves(trained)[0].shape[0]
     totals = (
-      meshes.place(np.zeros(members, np.int32), mesh, MEMBER),
-      meshes.place(np.int32(0), mesh, P()),
+      meshes.place(np.zeros((members, classes), np.int32), mesh, MEMBER),
+      meshes.place(np.zeros(classes, np.int32), mesh, P()),
     )
     for batch in batches:
       totals = program(totals, trained, frozen, meshes.put_shared_batch(mesh, batch))
-    correct, seen = meshes.fetch(totals)
-    if not seen:
-      raise ValueError('there is no example to evaluate on')
-    return correct / seen
+    return Counts(*meshes.fetch(totals))
 
   return evaluate
 
 
 @functools.cache
 def make_program(predict: Predict, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
-  """The pass over one batch: (totals, trained, frozen, batch) -> totals, which are (correct [P], examples [])."""
+  """The pass over one batch: (totals, trained, frozen, batch) -> totals: (correct [P, C], seen [C])."""
   unroll = mesh.devices.flat[0].platform == 'cpu'
 
   def count(totals, trained, frozen, batch):
+    def by_class(rows):
+      counts = jnp.zeros_like(totals[1]).at[batch['label']].add(rows.astype(jnp.int32))
+      return jax.lax.psum(counts, 'data')
+
     def member(_, trained):
       predicted = predict({**frozen, **trained}, batch['image']).argmax(-1)
-      correct = jnp.sum((predicted == batch['label']) & batch['mask'])
-      return (), jax.lax.psum(correct, 'data')
+      return (), by_class((predicted == batch['label']) & batch['mask'])
 
-    seen = jax.lax.psum(jnp.sum(batch['mask']), 'data')
+    seen = by_class(batch['mask'])
     _, correct = population.each_member(member, (), trained, 1, unroll)
     return totals[0] + correct, totals[1] + seen
 
@@ -76,14 +100,13 @@ def make_program(predict: Predict, mesh: jax.sharding.Mesh) -> jax.stages.Wrappe
 
 
 def abstract_arguments(
-  mesh: jax.sharding.Mesh, trained: Tree, frozen: Tree, batch: Tree
+  mesh: jax.sharding.Mesh, classes: int, trained: Tree, frozen: Tree, batch: Tree
 ) -> tuple[Tree, ...]:
   """The arguments of `make_program`'s pass as shapes with their places, from shapes without."""
   members = jax.tree.leaves(trained)[0].shape[0]
-  count = jax.ShapeDtypeStruct((), np.int32)
   totals = (
-    meshes.abstract(jax.ShapeDtypeStruct((members,), np.int32), mesh, MEMBER),
-    meshes.abstract(count, mesh, P()),
+    meshes.abstract(jax.ShapeDtypeStruct((members, classes), np.int32), mesh, MEMBER),
+    meshes.abstract(jax.ShapeDtypeStruct((classes,), np.int32), mesh, P()),
   )
   return (
     totals,

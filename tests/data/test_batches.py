@@ -180,7 +180,8 @@ def test_mixup_weights_follow_the_beta_distribution():
 
 def test_order_can_be_replaced():
   backwards = lambda size, seed: lambda position: size - 1 - position % size
-  found = next(train_batches(_members(_data(6), 0), PLAIN, 6, 0, 1, order=backwards))
+  members = [member._replace(order=backwards) for member in _members(_data(6), 0)]
+  found = next(train_batches(members, PLAIN, 6, 0, 1))
   assert found['image'][0, :, 0, 0, 0].tolist() == [5, 4, 3, 2, 1, 0]
 
 
@@ -276,3 +277,35 @@ def test_balanced_order_shows_every_class_equally_often_and_each_image_once_an_e
       np.testing.assert_array_equal(np.sort(epoch), np.flatnonzero(labels == label))
   other = batches.balanced(labels)(20, 8)
   assert [other(p) for p in range(60)] != list(rows[:60])
+
+
+def test_weighted_order_draws_classes_by_weight_times_size():
+  labels = np.repeat([0, 1, 2, 3], [50, 30, 15, 5])
+  np.random.default_rng(0).shuffle(labels)
+  weights = np.array([0.0, 1.0, 2.0, 8.0])
+  row = batches.weighted(labels, weights)(100, 3)
+  rows = np.array([row(position) for position in range(20_000)])
+  share = np.bincount(labels[rows], minlength=4) / len(rows)
+  # 30 x 1, 15 x 2, 5 x 8 of 100; four standard deviations.
+  np.testing.assert_allclose(share, [0, 0.3, 0.3, 0.4], atol=4 * np.sqrt(0.24 / len(rows)))
+  # Within a class every image alike: 2,000 draws of each of the 5 of class 3 would be 1,600 each.
+  drawn = np.bincount(rows[labels[rows] == 3], minlength=100)[labels == 3]
+  np.testing.assert_allclose(drawn / drawn.sum(), 0.2, atol=4 * np.sqrt(0.16 / drawn.sum()))
+  # A position by itself is what it is in the row of all.
+  again = batches.weighted(labels, weights)(100, 3)
+  assert [again(p) for p in (77, 3, 19_999)] == rows[[77, 3, 19_999]].tolist()
+
+
+@pytest.mark.parametrize(
+  ('weights', 'message'),
+  [
+    ([1.0, -1.0], '0 or more'),
+    ([np.nan, 1.0], '0 or more'),
+    ([1.0, np.inf], 'finite'),
+    ([0.0, 0.0], 'no class that has an image'),
+    ([0.0, 0.0, 1.0], 'no class that has an image'),
+  ],
+)
+def test_weights_that_draw_nothing_are_refused(weights, message):
+  with pytest.raises(ValueError, match=message):
+    batches.weighted(np.array([0, 1, 1]), np.array(weights))

@@ -33,18 +33,22 @@ def test_accuracy_is_of_every_example_once(toy, mesh, number):
   kernels = rng.normal(size=(2, 48, CLASSES)).astype(np.float32)
   bias = rng.normal(size=CLASSES).astype(np.float32)
 
-  run = evaluate.make_evaluate(_predict, toy.make_mesh(*mesh))
-  accuracy = run(
+  run = evaluate.make_evaluate(_predict, toy.make_mesh(*mesh), CLASSES)
+  counts = run(
     {'head': {'kernel': kernels}}, {'shift': {'bias': bias}}, _batches(images, labels, rng)
   )
 
   scores = (
     np.einsum('nd,pdc->pnc', images.reshape(number, -1) / 255.0, kernels.astype(float)) + bias
   )
-  expected = (scores.argmax(-1) == labels).mean(-1)
-  assert accuracy.shape == (2,)
-  np.testing.assert_array_equal(np.round(accuracy * number), np.round(expected * number))
-  np.testing.assert_allclose(accuracy, expected, rtol=1e-12)
+  right = scores.argmax(-1) == labels
+  np.testing.assert_array_equal(counts.seen, np.bincount(labels, minlength=CLASSES))
+  for member in range(2):
+    expected = np.bincount(labels[right[member]], minlength=CLASSES)
+    np.testing.assert_array_equal(counts.correct[member], expected)
+  np.testing.assert_allclose(counts.accuracy(), right.mean(-1), rtol=1e-12)
+  some = [labels[0]]
+  np.testing.assert_allclose(counts.accuracy(some), right[:, labels == labels[0]].mean(-1))
 
 
 def test_an_undecodable_image_in_the_middle_counts_nothing(toy):
@@ -52,16 +56,16 @@ def test_an_undecodable_image_in_the_middle_counts_nothing(toy):
   labels = np.array([0, 0, 0, 0, 0, 0, 1, 1], np.int32)
   mask = np.array([1, 0, 1, 1, 0, 1, 1, 0], bool)
   kernel = np.zeros((1, 48, CLASSES), np.float32)
-  run = evaluate.make_evaluate(_predict, toy.make_mesh(1, 8))
+  run = evaluate.make_evaluate(_predict, toy.make_mesh(1, 8), CLASSES)
   batch = {'image': images, 'label': labels, 'mask': mask}
   bias = np.array([1, 0, 0, 0, 0], np.float32)
-  accuracy = run({'head': {'kernel': kernel}}, {'shift': {'bias': bias}}, [batch])
-  np.testing.assert_allclose(accuracy, [4 / 5])
+  counts = run({'head': {'kernel': kernel}}, {'shift': {'bias': bias}}, [batch])
+  np.testing.assert_allclose(counts.accuracy(), [4 / 5])
 
 
 @pytest.mark.parametrize('batches', [[], [False]])
 def test_no_example_is_an_error(toy, batches):
-  run = evaluate.make_evaluate(_predict, toy.make_mesh(1, 8))
+  run = evaluate.make_evaluate(_predict, toy.make_mesh(1, 8), CLASSES)
   batches = [
     {
       'image': np.zeros((8, 4, 4, 3), np.uint8),
@@ -72,4 +76,4 @@ def test_no_example_is_an_error(toy, batches):
   ]
   trained = {'head': {'kernel': np.zeros((1, 48, CLASSES), np.float32)}}
   with pytest.raises(ValueError, match='no example to evaluate'):
-    run(trained, {'shift': {'bias': np.zeros(CLASSES, np.float32)}}, batches)
+    run(trained, {'shift': {'bias': np.zeros(CLASSES, np.float32)}}, batches).accuracy()
