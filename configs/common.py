@@ -120,6 +120,15 @@ def get_config():
       'domain_predictor': training(
         batch_size=1024, duration='2 epochs', weight_decay=1e-3, crop='inception', flip=True
       ),
+      # Domain-adaptive transfer, the competitor that trains upstream anew for every task (EXP §6.6); asked for by name.
+      'dat': training(
+        batch_size=1024,
+        duration='2 epochs',
+        learning_rate=1e-4,
+        weight_decay=1e-3,
+        crop='inception',
+        flip=True,
+      ),
       'tasks': {},
       'select': {'strategy': 'knn'},
       # VTAB-1k's sweep (EXP §E.2).

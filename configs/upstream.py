@@ -48,7 +48,7 @@ def _small(config):
   config.run.update(checkpoint_every=200)
   small = {'batch_size': 128, 'weight_decay': 1e-4, 'warmup': '5 %'}
   config.upstream.update(small, learning_rate=0.2)
-  for section in (config.experts.full, config.experts.adapter, config.domain_predictor):
+  for section in (config.experts.full, config.experts.adapter, config.domain_predictor, config.dat):
     section.update(small, duration='6 epochs', learning_rate=0.1)
 
 

@@ -26,6 +26,7 @@ _INPUTS = {
   'domain_predictor': (*_NETWORK, 'domain_predictor'),
   'select': (*_NETWORK, 'tasks', 'select'),
   'transfer': (*_NETWORK, 'tasks', 'select', 'transfer'),
+  'dat': (*_NETWORK, 'tasks', 'select', 'transfer', 'dat'),
   'report': (*_NETWORK, 'tasks', 'select', 'transfer'),
 }
 

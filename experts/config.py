@@ -87,7 +87,7 @@ def _is_steps(value: Any) -> bool:
 
 
 # In the order in which each needs what those before it leave.
-PHASES = ('upstream', 'experts', 'domain_predictor', 'select', 'transfer', 'report')
+PHASES = ('upstream', 'experts', 'domain_predictor', 'select', 'transfer', 'dat', 'report')
 STR = Field(str)
 BOOL = Field(bool)
 
@@ -153,6 +153,7 @@ SCHEMA = {
     'adapter': TRAINING,
   },
   'domain_predictor': TRAINING,
+  'dat': TRAINING,
   'tasks': Each(
     {
       'data': STR,

@@ -30,6 +30,8 @@ from experts.training.lines import Lines
 Tree = Any
 Config = ml_collections.ConfigDict
 
+COSTS = ('task', 'method', 'images', 'seconds')
+
 # (mesh, streams of a round, their trained trees [P, …]) -> {metric: [P]} at the end.
 Evaluate = Callable[[jax.sharding.Mesh, Sequence['Stream'], Tree], Mapping[str, np.ndarray]]
 
@@ -68,6 +70,21 @@ def write_csv(frame: pd.DataFrame, path: str) -> None:
   """Writes a table that appears under its name only when it is complete."""
   frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g')
   os.replace(f'{path}.tmp', path)
+
+
+def write_costs(workdir: str, method: str, rows: Sequence[Mapping[str, Any]]) -> None:
+  """Enters in costs.csv what a way to a network for each task took, in place of what was known of it.
+
+  Args:
+    workdir: of the run.
+    method: such as 'selection'.
+    rows: task, images (every look at an image counts), seconds (not a number where unknown).
+  """
+  path = f'{workdir}/costs.csv'
+  known = pd.read_csv(path) if os.path.exists(path) else pd.DataFrame(columns=COSTS)
+  fresh = pd.DataFrame([{'method': method, **row} for row in rows], columns=COSTS)
+  others = known[known.method != method]
+  write_csv(pd.concat([others, fresh]) if len(others) else fresh, path)
 
 
 def seed_of(config: Config, *names: str) -> int:

@@ -80,6 +80,7 @@ def programs(config: members.Config, devices: Sequence[jax.Device], limit: int) 
     'domain_predictor': _of_domain_predictor,
     'select': _of_select,
     'transfer': _of_transfer,
+    'dat': _of_dat,
   }
   found = []
   for phase in config.phases:
@@ -161,6 +162,17 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
       network, {}, members.single_label(model), steps * candidates, members.predict(model), images * candidates,
       rates=[1.0] * number,
     )  # fmt: skip
+
+
+def _of_dat(config, devices, limit) -> Iterator[Program]:
+  data = _upstream(config)
+  model = members.make_model(config.model, devices[0].platform)
+  section = config.dat
+  yield from _training(
+    config, devices, limit, 'dat', 'dat', section, 'dat', model, len(config.tasks),
+    _network(model, data.nodes), {}, members.multi_label(model, data.table, data.classes),
+    optim.steps(section.duration, section.batch_size, data.images), members.predict(model, data.classes), 0,
+  )  # fmt: skip
 
 
 def _of_select(config, devices, limit) -> Iterator[Program]:

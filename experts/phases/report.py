@@ -21,6 +21,15 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   table = tables.report_table(scores, trials)
   members.write_csv(table, f'{folder}/table.csv')
   pictures = figures.write_all(scores, folder)
+  costs = []
+  if os.path.exists(f'{workdir}/costs.csv'):
+    prices = tables.cost_table(pd.read_csv(f'{workdir}/costs.csv'))
+    costs = [
+      'What a network for a task costs before it is fine-tuned:',
+      '',
+      tables.to_markdown(prices),
+      '',
+    ]
   text = '\n'.join(
     [
       '# Transfer with experts',
@@ -30,6 +39,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       '',
       tables.to_markdown(table),
       '',
+      *costs,
       *(f'![{name}]({name})' for name in pictures),
       '',
     ]

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import os
+import time
 from collections.abc import Sequence
 
 import jax
@@ -37,7 +38,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   loaded = tasks.load_all(config)
   mine = units(candidates, jax.local_device_count())[jax.process_index() :: jax.process_count()]
   images = [_load_images(task, settings, config) for task in loaded] if mine else []
-  rows = []
+  rows, seconds = [], dict.fromkeys(config.tasks, 0.0)
   total = sum(len(group) for group, _ in mine) * len(loaded)
   with Progress(total, description='select') as progress:
     # Model outer, task inner: weights are read once, and memory does not grow with the pool.
@@ -45,12 +46,16 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       mesh = meshes.make(devices, jax.local_device_count() // devices, jax.local_devices())
       params = _load_group(group, os.path.dirname(path), mesh)
       for task, (pixels, labels) in zip(loaded, images, strict=True):
+        began = time.monotonic()
         embeddings = embed(model, mesh, params, pixels, config.run.evaluation_batch)
         scores = _score(group, task, embeddings, labels)
         rows += scores
+        seconds[task.name] += time.monotonic() - began
         progress.update(
           len(rows), len(group) * len(labels), {'knn': max(row['score'] for row in scores)}
         )
+  # Hosts work side by side.
+  seconds = {name: max(one[name] for one in hosts.gather(seconds)) for name in seconds}
   order = {member.name: place for place, member in enumerate(candidates)}
   rows = sorted(itertools.chain(*hosts.gather(rows)), key=lambda row: order[row['model']])
   if not hosts.first():
@@ -59,6 +64,14 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     ['task', 'score'], ascending=[True, False], kind='stable'
   )
   members.write_csv(scores, f'{workdir}/scores.csv')
+  members.write_costs(
+    workdir,
+    'selection',
+    [
+      {'task': t.name, 'images': len(candidates) * len(t.all), 'seconds': seconds[t.name]}
+      for t in loaded
+    ],
+  )
   board.text('select', 0, {'scores': tables.to_markdown(scores)})
   for name, part in scores.groupby('task'):
     board.histograms('select', 0, {f'knn_accuracy/{name}': part.score.to_numpy()})

@@ -22,19 +22,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/."""
   path = select.pool_path(config, workdir)
   settings, candidates = pool.read_model(path), pool.read(path)
-  # The pool's models see images of the size that they were trained on.
-  config = config.copy_and_resolve_references()
-  config.image.update(size=settings['size'], resize=settings['resize'])
+  config = with_size_of(settings, config)
   scores = pd.read_csv(f'{workdir}/scores.csv')
-  table = _Trials(f'{workdir}/trials.csv')
-  for name, spec in config.tasks.items():
-    task = tasks.load(name, spec, config.data_dir, config.seed)
-    transform = members.train_transform(config.image, config.transfer)
-    # An image that is skipped would move the indices of those behind it.
-    if transform == members.eval_transform(config.image.size, config.image.resize) and (
-      config.image.undecodable == 'raise'
-    ):
-      task = tasks.hold(task, transform)
+  table = Trials(f'{workdir}/trials.csv')
+  for name in config.tasks:
+    task = open_task(config, name)
     best = tables.choose(scores[scores.task == name]).model
     wanted = [
       member
@@ -43,12 +35,31 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     ]
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      trainer = _Trainer(config, board, settings, task, member, os.path.dirname(path), table)
+      trainer = Trainer(config, board, settings, task, member, os.path.dirname(path), table)
       rate, steps = trainer.sweep()
       trainer.retrain(rate, steps, f'{workdir}/transfer/{name}' if member.name == best else '')
 
 
-class _Trials:
+def with_size_of(settings: dict, config: members.Config) -> members.Config:
+  """The config for a pool's models, which see images of the size that they were trained on."""
+  config = config.copy_and_resolve_references()
+  config.image.update(size=settings['size'], resize=settings['resize'])
+  return config
+
+
+def open_task(config: members.Config, name: str) -> tasks.Task:
+  """A task of the config, its images in memory if they are few enough."""
+  task = tasks.load(name, config.tasks[name], config.data_dir, config.seed)
+  transform = members.train_transform(config.image, config.transfer)
+  # An image that is skipped would move the indices of those behind it.
+  if transform == members.eval_transform(config.image.size, config.image.resize) and (
+    config.image.undecodable == 'raise'
+  ):
+    return tasks.hold(task, transform)
+  return task
+
+
+class Trials:
   """trials.csv: a row is written when its trial ends, and a trial that has its row is not run again."""
 
   def __init__(self, path: str):
@@ -66,7 +77,7 @@ class _Trials:
       members.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
 
 
-class _Trainer:
+class Trainer:
   """Fine-tunes one model on one task."""
 
   def __init__(self, config, board, settings, task, member, folder, trials):

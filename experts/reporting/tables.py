@@ -21,7 +21,8 @@ def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'kn
 
   Returns:
     A row for each task, in the order of `scores`, and a last one of the means. A mean is missing where a task's value
-    is. `retrains` counts the test accuracies behind each median of the row, as `3`, or `1 to 3` where they differ.
+    is. 'dat accuracy', of the competitor's own network for each task, is there if the trials name a model 'dat'.
+    `retrains` counts the test accuracies behind each median of the row, as `3`, or `1 to 3` where they differ.
 
   Raises:
     ValueError: no score of that strategy, or no candidate for a task.
@@ -36,6 +37,9 @@ def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'kn
     _task_row(task, part, medians, counts) for task, part in scores.groupby('task', sort=False)
   ]
   table = pd.DataFrame(rows)
+  if 'dat' in medians.index.get_level_values('model'):
+    of_dat = [medians.get((task, 'dat'), float('nan')) for task in table.task]
+    table.insert(table.columns.get_loc('chosen accuracy') + 1, 'dat accuracy', of_dat)
   numbers = table.select_dtypes('number').columns
   return pd.concat(
     [table, pd.DataFrame([{'task': 'mean', **table[numbers].mean(skipna=False)}])],
@@ -56,6 +60,30 @@ def choose(scores: pd.DataFrame) -> pd.Series:
   if candidates.empty:
     raise ValueError(f"task '{scores.task.iloc[0]}' has no scored model but random ones")
   return candidates.loc[candidates.score.idxmax()]
+
+
+def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
+  """What each way to a network for a task took, and how many times that of selection ([EXP] §6.6).
+
+  Args:
+    costs: task, method, images, seconds; `selection` is one of the methods.
+
+  Returns:
+    A row for each method: images and seconds a task, means over the tasks, and their ratios to selection's.
+  """
+  means = costs.groupby('method', sort=False)[['images', 'seconds']].agg(
+    lambda values: values.mean(skipna=False)
+  )
+  base = means.loc['selection']
+  return pd.DataFrame(
+    {
+      'method': means.index,
+      'images a task': means.images.round().astype(int).to_numpy(),
+      'seconds a task': means.seconds.to_numpy(),
+      'images, times selection': (means.images / base.images).to_numpy(),
+      'seconds, times selection': (means.seconds / base.seconds).to_numpy(),
+    }
+  )
 
 
 def _task_row(

@@ -207,3 +207,77 @@ def test_checkpoints_and_random_slices_join_the_pool(config_file, run_main, tmp_
   baseline = weights.load(workdir / 'weights/baseline.npz')
   assert members['adapter:cold'].trained_from == weights.content_hash(baseline)
   assert members['adapter:cold'].trained_from == members['baseline'].hash
+
+
+def test_experts_are_compared_with_the_baseline_on_their_slices(workdir):
+  learned = pd.read_csv(workdir / 'slices.csv')
+  assert set(zip(learned.kind, learned.slice)) == set(
+    itertools.product(('full', 'adapter'), ('warm', 'cold'))
+  )
+  # Twelve of the 24 test images belong to each group.
+  for column in ('accuracy', 'baseline accuracy'):
+    np.testing.assert_allclose(learned[column] * 12, (learned[column] * 12).round(), atol=1e-3)
+  lines = pd.read_csv(workdir / 'upstream' / 'metrics.csv')
+  of_all = lines[lines.metric == 'test_accuracy'].value.item()
+  # Two slices that make up the whole.
+  halves = learned[learned.kind == 'full']['baseline accuracy']
+  assert halves.mean() == pytest.approx(of_all, abs=1e-5)
+
+
+def test_experts_join_an_existing_pool_and_touch_nothing_of_it(
+  chain, config_file, run_main, tmp_path
+):
+  old, new = tmp_path / 'old', tmp_path / 'elsewhere' / 'new'
+  shutil.copytree(chain[0], old)
+  before = {path: path.read_bytes() for path in old.rglob('*') if path.is_file()}
+  command = (
+    f'--config.pool={old}/pool.json',
+    "--config.experts.kinds=('adapter',)",
+    '--config.run.tensorboard=False',
+  )
+  nodes = "--config.experts.nodes=('red',)"
+  phases = "--config.phases=('experts', 'select')"
+  done = run_main(config_file, new, *command, nodes, phases)
+  assert done.returncode == 0, done.stderr[-3000:]
+  assert {path: path.read_bytes() for path in old.rglob('*') if path.is_file()} == before
+  members = {member.name: member for member in pool.read(new / 'pool.json')}
+  assert members.keys() == MODELS | {'adapter:red'}
+  added = members['adapter:red']
+  assert (added.images, added.backbone) == (12, members['baseline'].weights)
+  assert (new / added.backbone).samefile(old / 'weights/baseline.npz')
+  # Selection has scored the old and the new ones, from their files.
+  assert set(pd.read_csv(new / 'scores.csv').model) == members.keys()
+  done = run_main(config_file, tmp_path / 'again', *command, "--config.phases=('experts',)")
+  assert done.returncode == 1
+  assert 'already has adapter:cold, adapter:warm: name other nodes' in done.stderr
+  done = run_main(
+    config_file, tmp_path / 'again', *command, '--config.model.depth=26', nodes, phases
+  )
+  assert done.returncode == 1
+  assert 'set config.model and config.image to the former' in done.stderr
+
+
+def test_domain_adaptive_transfer_beside_selection(chain, config_file, run_main, tmp_path):
+  shutil.copytree(chain[0], tmp_path / 'run')
+  (tmp_path / 'run/phases/report.json').unlink()
+  flags = (
+    "--config.phases=('dat', 'report')",
+    '--config.dat.batch_size=16',
+    '--config.dat.duration=6 steps',
+    '--config.dat.crop=none',
+  )
+  done = run_main(config_file, tmp_path / 'run', *flags)
+  assert done.returncode == 0, done.stderr[-3000:]
+  trials = pd.read_csv(tmp_path / 'run/trials.csv')
+  kept = pd.read_csv(chain[0] / 'trials.csv')
+  pd.testing.assert_frame_equal(trials[trials.model != 'dat'], kept)
+  own = trials[trials.model == 'dat'].groupby(['task', 'split']).size().to_dict()
+  assert own == dict.fromkeys(itertools.product(('stripes', 'held-out'), ('validation', 'test')), 2)
+  costs = pd.read_csv(tmp_path / 'run/costs.csv').set_index(['task', 'method'])
+  # Forty images of 'stripes' are seen by six models; DAT sees them once, and six batches of sixteen.
+  assert costs.images['stripes', 'selection'] == 6 * 40
+  assert costs.images['stripes', 'dat'] == 40 + 6 * 16
+  assert (costs.seconds > 0).all()
+  report = (tmp_path / 'run/report/report.md').read_text()
+  assert 'seconds, times selection' in report
+  assert '| dat %' in report.replace('  ', '')

@@ -125,3 +125,31 @@ def test_terminal_form_aligns_numbers_to_the_right():
     'digits      50.0',
     'x          100.0',
   ]
+
+
+def test_the_competitors_network_has_its_own_column():
+  trials = pd.concat([_TRIALS, _trials([('digits', 'dat', 0, 'test', 0.77)])])
+  table = tables.report_table(_SCORES, trials)
+  assert table['dat accuracy'].iloc[0] == 0.77
+  assert table['dat accuracy'].iloc[1:].isna().all()
+  # It is no model of the pool that could have been chosen.
+  assert table['best accuracy'].iloc[0] == 0.75
+  assert 'dat accuracy' not in tables.report_table(_SCORES, _TRIALS)
+
+
+def test_costs_are_a_task_and_relative_to_selection():
+  costs = pd.DataFrame(
+    [
+      ('a', 'selection', 1000, 2.0),
+      ('b', 'selection', 3000, 4.0),
+      ('a', 'dat', 500_000, 900.0),
+      ('b', 'dat', 500_000, float('nan')),
+    ],
+    columns=('task', 'method', 'images', 'seconds'),
+  )
+  table = tables.cost_table(costs).set_index('method')
+  assert table['images a task'].to_dict() == {'selection': 2000, 'dat': 500_000}
+  assert table['images, times selection'].to_dict() == {'selection': 1.0, 'dat': 250.0}
+  # One unknown time leaves the mean unknown.
+  assert table['seconds a task']['selection'] == 3.0
+  assert np.isnan(table['seconds, times selection']['dat'])

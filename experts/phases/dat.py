@@ -1,0 +1,121 @@
+"""Domain-adaptive transfer, the competitor: train upstream again for every task, on images like the task's (EXP §6.6)."""
+
+import os
+import time
+
+import jax
+import numpy as np
+from absl import logging
+
+from experts.data import batches
+from experts.data.dataset import Dataset
+from experts.models import resnet, weights
+from experts.phases import members, select, tasks, transfer, upstream
+from experts.selection import pool
+from experts.training import hosts, optim, population
+from experts.training.board import Board
+
+MODEL = 'dat'
+
+
+def run(config: members.Config, workdir: str, board: Board) -> None:
+  """Leaves weights/dat.TASK.npz, the trials of each as model 'dat' in trials.csv, and its price in costs.csv."""
+  path = select.pool_path(config, workdir)
+  settings, folder = pool.read_model(path), os.path.dirname(path)
+  config = transfer.with_size_of(settings, config)
+  model = members.make_model(settings)
+  train, _, hierarchy = upstream.open_data(config)
+  loaded = tasks.load_all(config)
+  baseline = select.load_member(_baseline(path), folder)
+  if len(baseline['head']['bias']) != len(hierarchy.nodes):
+    raise ValueError(
+      f'pool {path}: the baseline knows {len(baseline["head"]["bias"])} nodes, {train.name} has {len(hierarchy.nodes)}; '
+      'domain-adaptive transfer needs the upstream data that it was trained on'
+    )
+  section = config.dat
+  steps = optim.steps(section.duration, section.batch_size, len(train))
+  began = time.monotonic()
+  resumed = os.path.exists(f'{workdir}/dat/metrics.csv')
+  streams = [
+    members.Stream(
+      task.name,
+      train,
+      np.arange(len(train)),
+      members.seed_of(config, 'dat', task.name),
+      batches.weighted(train.labels, _weights(config, model, baseline, task, train)),
+    )
+    for task in loaded
+  ]
+
+  def keep(number, trained):
+    os.makedirs(f'{workdir}/weights', exist_ok=True)
+    weights.save(f'{workdir}/{_path(loaded[number].name)}', trained)
+
+  members.train(
+    config,
+    section,
+    board,
+    'dat',
+    streams,
+    model,
+    population.repeat(baseline, len(streams)),
+    {},
+    members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
+    steps,
+    folder=f'{workdir}/dat',
+    keep=keep,
+  )
+  hosts.wait('the weights of dat are there')
+  # All tasks trained together. What was done before an interruption is not in this time.
+  seconds = np.nan if resumed else (time.monotonic() - began) / len(loaded)
+  if hosts.first():
+    images = {task.name: steps * section.batch_size + len(task.all) for task in loaded}
+    members.write_costs(
+      workdir,
+      'dat',
+      [{'task': name, 'images': number, 'seconds': seconds} for name, number in images.items()],
+    )
+  table = transfer.Trials(f'{workdir}/trials.csv')
+  for stream in streams:
+    logging.info('dat: transfer to %s', stream.name)
+    own = upstream.member(
+      workdir, model, MODEL, MODEL, _path(stream.name), config.upstream.data, train, stream.indices
+    )
+    task = transfer.open_task(config, stream.name)
+    trainer = transfer.Trainer(config, board, settings, task, own, workdir, table)
+    rate, length = trainer.sweep()
+    trainer.retrain(rate, length, '')
+
+
+def _path(task: str) -> str:
+  return f'weights/dat.{task}.npz'
+
+
+def _baseline(path: str) -> pool.Member:
+  found = [member for member in pool.read(path) if member.kind == 'baseline']
+  if len(found) != 1:
+    raise ValueError(f'pool {path} has {len(found)} baselines; domain-adaptive transfer needs one')
+  return found[0]
+
+
+def _weights(
+  config: members.Config, model: resnet.ResNet, baseline: dict, task: tasks.Task, train: Dataset
+) -> np.ndarray:
+  """P_target(y) / P_upstream(y) of every class: the mean of the baseline's predictions over the class's share."""
+  transform = members.eval_transform(config.image.size, config.image.resize)
+  predict = jax.jit(members.predict(model, train.num_classes))
+  batch = min(config.run.evaluation_batch, len(task.all))
+  total = np.zeros(train.num_classes)
+  for part in batches.eval_batches(
+    task.train, task.all, transform, batch, undecodable=config.image.undecodable
+  ):
+    total += jax.nn.sigmoid(predict(baseline, part['image']))[part['mask']].sum(axis=0)
+  images = np.bincount(train.labels, minlength=train.num_classes)
+  ratio = total / len(task.all) / np.maximum(images / len(train), 1 / len(train))
+  most = np.argsort(-ratio * (images > 0))[:5]
+  logging.info(
+    'dat: for %s most of %s',
+    task.name,
+    ', '.join(f'{train.class_names[y]} (×{ratio[y]:.3g})' for y in most),
+  )
+  return ratio
