@@ -188,7 +188,8 @@ def _in_folder(root: pathlib.Path) -> Iterator[Source]:
       if name.endswith('.tar') and not name.startswith('.'):
         path = root.joinpath(*parts, name)
         yield Tar('/'.join((*parts, name)), str(path), 0, path.stat().st_size)
-    if parts and any(map(image_files.is_image, names)):
+    # A folder with nothing in it is a class that lost its images: the user is to hear of it.
+    if parts and (any(map(image_files.is_image, names)) or not os.listdir(root.joinpath(*parts))):
       yield _folder(root, parts)
 
 
@@ -196,8 +197,8 @@ def _folder(root: pathlib.Path, parts: tuple[str, ...]) -> Folder:
   path = root.joinpath(*parts)
   names = _files(path)
   # A few files tell the size well enough: it only balances the work.
-  few = names[:: math.ceil(len(names) / 8)]
-  mean = sum(os.path.getsize(path / name) for name in few) / len(few)
+  few = names[:: math.ceil(len(names) / 8) or 1]
+  mean = sum(os.path.getsize(path / name) for name in few) / max(len(few), 1)
   listing = hashlib.blake2b('\0'.join(names).encode('utf-8', 'surrogateescape'), digest_size=16)
   return Folder('/'.join(parts), str(path), int(mean * len(names)) + 1, listing.hexdigest())
 
