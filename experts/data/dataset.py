@@ -26,6 +26,7 @@ class Dataset:
     edges: the (child, parent) names of the is-a graph over the classes, empty where there is none.
     in_memory: reading an image costs next to nothing.
     definitions: what some of the is-a graph's names mean.
+    identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
   """
 
   name: str
@@ -37,6 +38,7 @@ class Dataset:
   edges: tuple[tuple[str, str], ...] = ()
   in_memory: bool = False
   definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  identify: Callable[[], str] = lambda: ''
 
   def __len__(self) -> int:
     return self.size

@@ -7,6 +7,7 @@ become nodes of the is-a graph.
 import collections
 import dataclasses
 import functools
+import hashlib
 import itertools
 import os
 import pathlib
@@ -32,6 +33,7 @@ class _Tree:
 
   files: tuple[tuple[str, ...], ...]  # each (split, folder, ..., file name)
   read: tuple[Callable[[], bytes], ...]
+  within: tuple[pathlib.Path, ...]  # the file that holds each: its own, or the archive
   folders: frozenset[tuple[str, ...]]  # folders named by the source, empty ones included
 
 
@@ -74,7 +76,21 @@ def open_images(path: str | os.PathLike, split: str) -> Dataset:
     read_labels=lambda: labels,
     describe=lambda index: where[index],
     edges=edges,
+    identify=lambda: _identify(where, {tree.within[i] for _, i in chosen}),
   )
+
+
+def _identify(names: Iterable[str], files: Iterable[pathlib.Path]) -> str:
+  """A digest of the images' names, and of the sizes and times of the files that hold them."""
+  digest = hashlib.sha256('\0'.join(names).encode('utf-8', 'surrogateescape'))
+  for file in sorted(files):
+    status = file.stat()
+    digest.update(
+      f'\0{file.resolve()}\0{status.st_size} {status.st_mtime_ns}'.encode(
+        'utf-8', 'surrogateescape'
+      )
+    )
+  return digest.hexdigest()
 
 
 def is_image(name: str) -> bool:
@@ -95,7 +111,7 @@ def walk(root: pathlib.Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
 
 
 def _read_folder(root: pathlib.Path) -> _Tree:
-  files, read, folders = [], [], set()
+  files, read, within, folders = [], [], [], set()
   for parts, names in walk(root):
     if not parts:  # a file beside the classes belongs to none
       continue
@@ -103,7 +119,8 @@ def _read_folder(root: pathlib.Path) -> _Tree:
     for name in filter(is_image, names):
       files.append((*parts, name))
       read.append(root.joinpath(*parts, name).read_bytes)
-  return _below_splits(files, read, folders)
+      within.append(root.joinpath(*parts, name))
+  return _below_splits(files, read, within, folders)
 
 
 # The index of an archive is read once for all its splits; the compressed ones hold their bytes.
@@ -138,12 +155,13 @@ def _read_tar(path: pathlib.Path, mtime_ns: int, size: int) -> _Tree:
       '%s: ignored %d links, devices or paths that leave the archive, the first %s',
       path, len(refused), refused[0],
     )  # fmt: skip
-  return _below_splits(files, read, folders)
+  return _below_splits(files, read, [path] * len(files), folders)
 
 
 def _below_splits(
   files: list[tuple[str, ...]],
   read: list[Callable[[], bytes]],
+  within: list[pathlib.Path],
   folders: set[tuple[str, ...]],
 ) -> _Tree:
   """Puts plain class/file below one split, 'train'; elsewhere an image beside the classes belongs to none."""
@@ -151,7 +169,8 @@ def _below_splits(
     files = [('train', *file) for file in files]
     folders = {('train', *folder) for folder in folders}
   kept = [i for i, file in enumerate(files) if len(file) >= 3]
-  return _Tree(tuple(files[i] for i in kept), tuple(read[i] for i in kept), frozenset(folders))
+  chosen = (tuple(each[i] for i in kept) for each in (files, read, within))
+  return _Tree(*chosen, frozenset(folders))
 
 
 def _is_compressed(path: pathlib.Path) -> bool:

@@ -286,3 +286,29 @@ def test_classes_without_a_split_are_one_split_named_train(tmp_path):
   assert dataset.labels.tolist() == [0, 0, 1, 1]
   with pytest.raises(ValueError, match="no split 'test'; it has train"):
     open_dataset(f'images:{tmp_path}', 'test')
+
+
+@pytest.mark.parametrize('layout', ['{split}/{name}', '{name}'])
+@pytest.mark.parametrize('form', ['folder', 'tar'])
+def test_images_are_told_from_others_without_reading_them(tmp_path, layout, form):
+  root = tmp_path / 'images'
+  for name in 'ab':
+    folder = root / layout.format(split='train', name=name)
+    folder.mkdir(parents=True)
+    for i in range(3):
+      (folder / f'{i}.png').write_bytes(b'no image at all')
+  path = root
+  if form == 'tar':
+    path = tmp_path / 'images.tar'
+    with tarfile.open(path, 'w') as tar:
+      tar.add(root, '.')
+  first = open_dataset(f'images:{path}', 'train').identify()
+  assert first
+  assert open_dataset(f'images:{path}', 'train').identify() == first
+  changed = path if form == 'tar' else root / layout.format(split='train', name='a') / '1.png'
+  os.utime(changed, ns=(1, 1))
+  second = open_dataset(f'images:{path}', 'train').identify()
+  assert second != first
+  if form == 'folder':
+    changed.unlink()
+    assert open_dataset(f'images:{path}', 'train').identify() not in (first, second)

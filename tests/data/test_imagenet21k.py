@@ -403,7 +403,7 @@ def test_bad_is_a_graph_or_setting_is_one_clear_line(tmp_path, edges):
   (tmp_path / 'hollow' / 'ant').mkdir(parents=True)
   (tmp_path / 'hollow' / 'bee').mkdir()
   (tmp_path / 'hollow' / 'bee' / '1.jpg').write_bytes(_jpeg(1))
-  with pytest.raises(ValueError, match='class ant: has no image: add one, .*--without=ant'):
+  with pytest.raises(ValueError, match=r'class ant: has no image: add one, .*--without=ant'):
     build(str(tmp_path / 'hollow'), str(tmp_path / 'hollow-out'), edges=edges)
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='empty: holds no class'):
