@@ -5,15 +5,21 @@ import difflib
 import glob
 import hashlib
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 
+from experts.data import tfrecords
 from experts.data.dataset import Dataset, UndecodableImage, decode
 
 Example = Mapping[str, Any]
+
+
+class UnknownVersion(ValueError):
+  """A version of a data set that is neither prepared nor built by this TFDS."""
 
 
 def open_prepared(name: str, split: str, data_dir: str = '') -> Dataset:
@@ -35,7 +41,7 @@ def open_prepared(name: str, split: str, data_dir: str = '') -> Dataset:
     builder,
     split,
     f'tfds:{name} {split}',
-    tuple(feature.int2str(label) for label in range(feature.num_classes)),
+    tuple(feature.names),
     image_of=lambda example, where: rgb(example[image_key], where),
     label_of=lambda example: int(example[label_key]),
   )
@@ -119,6 +125,13 @@ def identify(builder: 'tfds.core.DatasetBuilder', split: str) -> str:
 
 
 def load_builder(name: str, data_dir: str) -> 'tfds.core.DatasetBuilder':
+  """The builder of NAME[/CONFIG][:VERSION], for array_record unless only TFRecord is there.
+
+  Raises:
+    FileNotFoundError: prepared in a format that cannot be read at random, or by the project and not there.
+    UnknownVersion: neither prepared nor built by this TFDS.
+    ValueError: an unknown data set.
+  """
   try:
     return tfds.builder(name, data_dir=data_dir or None, file_format='array_record', try_gcs=False)
   except tfds.core.DatasetNotFoundError as error:
@@ -135,19 +148,73 @@ def load_builder(name: str, data_dir: str) -> 'tfds.core.DatasetBuilder':
     near = ', '.join(difflib.get_close_matches(base, known, 3)) or 'none is similar'
     raise ValueError(f'TFDS knows no data set {name!r}; the nearest: {near}') from error
   except (ValueError, AssertionError) as error:
-    if 'match the file formats' in str(error):
+    if not any(part in str(error) for part in ('match the file formats', 'format is already set')):
+      kind = UnknownVersion if 'cannot be loaded at version' in str(error) else ValueError
+      raise kind(f'tfds:{name}: {_first_line(error)}') from error
+    builder = tfds.builder(name, data_dir=data_dir or None, try_gcs=False)
+    if builder.info.file_format is not tfds.core.FileFormat.TFRECORD:
       raise FileNotFoundError(
-        f'tfds:{name} is prepared, but not as array_record, which random access needs;'
-        f' into another data_dir, {_command(name, "ANOTHER_DATA_DIR")}'
+        f'tfds:{name} is prepared as {builder.info.file_format.value}, which cannot be read at random;'
+        f' into another data_dir, run: {_command(name, "ANOTHER_DATA_DIR")}'
       ) from error
-    raise ValueError(f'tfds:{name}: {_first_line(error)}') from error
+    return builder
+
+
+def choose_builder(
+  name: str, versions: Sequence[str], data_dir: str
+) -> 'tfds.core.DatasetBuilder | None':
+  """The builder of the first of some versions that is prepared, or else that this TFDS can build; None: it can none.
+
+  Args:
+    name: NAME[/CONFIG].
+    versions: such as '3.0.2' or '3.*.*'.
+    data_dir: where TFDS keeps prepared data; empty: its own default.
+  """
+  buildable = None
+  for version in versions:
+    try:
+      builder = load_builder(f'{name}:{version}', data_dir)
+    except UnknownVersion:
+      continue
+    if builder.info.initialized:  # from files. is_prepared() says the same, with a warning
+      return builder
+    buildable = buildable or builder
+  return buildable
+
+
+def prepared_versions(name: str, data_dir: str) -> list[str]:
+  """The versions of NAME[/CONFIG] that are there, in order."""
+  root = os.path.expanduser(data_dir or tfds.core.constants.DATA_DIR)
+  infos = glob.glob(os.path.join(glob.escape(os.path.join(root, name)), '*', 'dataset_info.json'))
+  folders = [os.path.basename(os.path.dirname(path)) for path in infos]
+  versions = [folder for folder in folders if re.fullmatch(r'\d+\.\d+\.\d+', folder)]
+  return sorted(versions, key=lambda version: [int(part) for part in version.split('.')])
+
+
+class _Parsed(Sequence[Example]):
+  """Examples of serialised records, as TFDS's own data sources give them."""
+
+  def __init__(self, records: Sequence[bytes], features: 'tfds.features.FeaturesDict'):
+    self._records = records
+    self._features = features
+    self.decoders: Mapping[str, Any] = {}
+
+  def __len__(self) -> int:
+    return len(self._records)
+
+  def __getitem__(self, index: int) -> Example:
+    return self._features.deserialize_example_np(self._records[index], decoders=self.decoders)
 
 
 def _source(builder: 'tfds.core.DatasetBuilder', split: str) -> Sequence[Example]:
   try:
-    source = builder.as_data_source(split=split)
+    if builder.info.file_format is tfds.core.FileFormat.TFRECORD:
+      parts = builder.info.splits[split].file_instructions
+      source = _Parsed(tfrecords.Records(parts), builder.info.features)
+    else:
+      source = builder.as_data_source(split=split)
   except Exception as error:  # TFDS raises many kinds
-    if not builder.is_prepared():
+    if not builder.info.initialized:
       raise FileNotFoundError(how_to_prepare(builder)) from error
     raise ValueError(
       f'{builder.info.full_name}: no split {split!r}; it has {", ".join(builder.info.splits)}'
@@ -165,28 +232,51 @@ def _source(builder: 'tfds.core.DatasetBuilder', split: str) -> Sequence[Example
 
 def how_to_prepare(builder: 'tfds.core.DatasetBuilder') -> str:
   """One line: what to run to prepare a data set, and how large it is."""
-  manual = getattr(builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None)
-  first = ' download it by hand as its TFDS page says into downloads/manual, then' if manual else ''
-  folder = str(builder.data_dir).removesuffix(f'/{builder.info.full_name}')
-  command = _command(':'.join(builder.info.full_name.rsplit('/', 1)), folder)
-  return f'{builder.info.full_name} is not prepared ({_size(builder)});{first} {command}'
+  page = manual_page(builder)
+  first = f' download it by hand from {page} into {manual_folder(builder)}, then' if page else ''
+  return (
+    f'{builder.info.full_name} is not prepared ({download_size(builder)});{first}'
+    f' run: {command(builder)}'
+  )
+
+
+def command(builder: 'tfds.core.DatasetBuilder') -> str:
+  """The shell command that prepares a data set where its builder looks for it."""
+  return _command(':'.join(builder.info.full_name.rsplit('/', 1)), _root(builder))
+
+
+def manual_page(builder: 'tfds.core.DatasetBuilder') -> str:
+  """The page from which a data set has to be downloaded by hand; empty if TFDS downloads it."""
+  instructions = getattr(builder, 'MANUAL_DOWNLOAD_INSTRUCTIONS', None) or ''
+  found = re.search(r'https?://[^\s)\]]+', instructions)
+  return found[0] if found else instructions and builder.info.homepage
+
+
+def manual_folder(builder: 'tfds.core.DatasetBuilder') -> str:
+  """Where TFDS looks for what is downloaded by hand."""
+  return os.path.join(_root(builder), 'downloads', 'manual')
+
+
+def _root(builder: 'tfds.core.DatasetBuilder') -> str:
+  return str(builder.data_dir).removesuffix(f'/{builder.info.full_name}')
 
 
 def _command(name: str, data_dir: str) -> str:
   # Not `tfds build`, which wants apache_beam, needed by nothing else here.
   return (
-    'run: python -c "import tensorflow_datasets as tfds;'
+    'python -c "import tensorflow_datasets as tfds;'
     f" tfds.builder('{name}', data_dir='{data_dir}', file_format='array_record')"
     '.download_and_prepare()"'
   )
 
 
-def _size(builder: 'tfds.core.DatasetBuilder') -> str:
+def download_size(builder: 'tfds.core.DatasetBuilder') -> str:
+  """How much there is to download, in words."""
   try:
     files = sum(info.size or 0 for info in builder.url_infos.values())
   except (ImportError, OSError, ValueError):  # no checksums are registered with this TFDS
     files = 0
-  if not files:
+  if not files or manual_page(builder):
     return 'TFDS does not know its size'
   # The registered files are those of all configurations and mirrors.
   return f'at most {files / 2**30:.2f} GiB to download, and roughly as much once prepared'

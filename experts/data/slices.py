@@ -11,10 +11,14 @@ from experts.data.hierarchy import Hierarchy
 
 def counts(labels: np.ndarray, hierarchy: Hierarchy) -> np.ndarray:
   """Number of images of every node, its descendants' included; int64 [num_nodes]."""
-  images = np.bincount(labels, minlength=hierarchy.num_leaves)
+  return of_nodes(np.bincount(labels, minlength=hierarchy.num_leaves), hierarchy)
+
+
+def of_nodes(of_classes: np.ndarray, hierarchy: Hierarchy) -> np.ndarray:
+  """Number of images of every node, int64 [num_nodes], from those of every class, [num_leaves]."""
   true = hierarchy.table >= 0
   # As float64, exact up to 2^53 images.
-  weights = np.repeat(images, true.sum(1))
+  weights = np.repeat(of_classes, true.sum(1))
   total = np.bincount(hierarchy.table[true], weights, minlength=len(hierarchy.nodes))
   return total.astype(np.int64)
 

@@ -13,7 +13,7 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
 
   Args:
     spec: 'images:PATH' (a folder or .tar[.gz] of split/class/file), 'tfds:NAME[/CONFIG][:VERSION]',
-      'vtab:TASK' or 'glyphs:SET'.
+      'vtab:TASK[@VERSION]', 'natural6:TASK' or 'glyphs:SET'.
     split: a split that the source has; TFDS split expressions such as 'train[:800]' with TFDS.
     data_dir: where a relative PATH starts, and where TFDS looks for prepared data (empty: the
       working folder, and TFDS's own default).
@@ -39,14 +39,18 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
     from experts.data import vtab
 
     return vtab.open_task(name, split, data_dir)
+  if scheme == 'natural6':
+    from experts.data import natural6
+
+    return natural6.open_task(name, split, data_dir)
   if scheme == 'glyphs':
     from experts.data import glyphs
 
     return glyphs.open_glyphs(name, split)
-  known = ('images', 'tfds', 'vtab', 'glyphs')
+  known = ('images', 'tfds', 'vtab', 'natural6', 'glyphs')
   near = difflib.get_close_matches(scheme, known, 1)
   hint = f' (did you mean {near[0]}:?)' if near else ''
   raise ValueError(
     f'{spec!r}: unknown kind of data set {scheme!r}{hint};'
-    ' known are images:PATH, tfds:NAME, vtab:TASK, glyphs:SET'
+    ' known are images:PATH, tfds:NAME, vtab:TASK, natural6:TASK, glyphs:SET'
   )

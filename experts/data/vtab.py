@@ -2,7 +2,9 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from absl import logging
@@ -10,6 +12,9 @@ from absl import logging
 from experts.data import prepared
 from experts.data.dataset import Dataset
 from experts.data.prepared import Example
+
+if TYPE_CHECKING:
+  import tensorflow_datasets as tfds
 
 GROUPS = ('natural', 'specialized', 'structured')
 
@@ -21,7 +26,8 @@ class Task:
   Attributes:
     name: its VTAB name.
     group: one of GROUPS.
-    tfds: name and version of its TFDS data set.
+    tfds: NAME[/CONFIG] of its TFDS data set.
+    versions: those that the protocol allows, the preferred first.
     num_classes: number of classes.
     splits: split name -> TFDS split. 'train800', 'val200', 'train800val200' and 'test' are the
       protocol's; 'train', 'validation' and 'train_validation' are the whole ones.
@@ -34,6 +40,7 @@ class Task:
   name: str
   group: str
   tfds: str
+  versions: tuple[str, ...]
   num_classes: int
   splits: dict[str, str]
   counts: dict[str, int]
@@ -46,29 +53,84 @@ class Task:
     return prepared.rgb(example['image'], where or f'vtab:{self.name}') * np.uint8(self.scale)
 
 
+def find(name: str) -> tuple[Task, str]:
+  """The task of TASK or TASK@VERSION, and that version, or ''.
+
+  Raises:
+    ValueError: no such task, or what is no version.
+  """
+  base, at, version = name.partition('@')
+  if base not in TASKS:
+    near = difflib.get_close_matches(base, TASKS, 1)
+    hint = f' (did you mean {near[0]}?)' if near else ''
+    raise ValueError(f'no VTAB task {base!r}{hint}; there are {", ".join(sorted(TASKS))}')
+  if at and not re.fullmatch(r'\d+\.\d+\.\d+', version):
+    raise ValueError(f'vtab:{name}: {version!r} is no version such as {base}@3.0.0')
+  return TASKS[base], version
+
+
+class OtherVersion(FileNotFoundError):
+  """The data set is there, or can be prepared, but not in a version that the protocol allows.
+
+  Attributes:
+    wanted: the versions asked for, in words.
+    version: the one that could be had instead.
+  """
+
+  def __init__(self, message: str, wanted: str, version: str):
+    super().__init__(message)
+    self.wanted = wanted
+    self.version = version
+
+
+def choose_builder(name: str, data_dir: str = '') -> 'tfds.core.DatasetBuilder':
+  """The builder of the data set of TASK, in a version of the protocol, or of TASK@VERSION, in that.
+
+  Raises:
+    OtherVersion: only others are prepared, or can be; says what to write to have one of them.
+    ValueError: an unknown task.
+  """
+  task, version = find(name)
+  versions = (version,) if version else task.versions
+  builder = prepared.choose_builder(task.tfds, versions, data_dir)
+  there = prepared.prepared_versions(task.tfds, data_dir)
+  if builder and (builder.info.initialized or not there):
+    return builder
+  other = there[-1] if there else str(prepared.load_builder(task.tfds, data_dir).version)
+  wanted = ' or '.join(versions).replace('.*.*', '.*')
+  have = f'prepared is {", ".join(there)}' if there else f'this TFDS builds only {other}'
+  rather = f'; {prepared.how_to_prepare(builder)}' if builder else ''
+  raise OtherVersion(
+    f'vtab:{name} wants version {wanted} of {task.tfds}, but {have}: write vtab:{task.name}@{other} to use that,'
+    f' with results that may differ from published ones{rather}',
+    wanted,
+    other,
+  )
+
+
 def open_task(name: str, split: str, data_dir: str = '') -> Dataset:
   """Opens a split of a task that TFDS has prepared.
 
   Args:
-    name: a key of TASKS.
+    name: a key of TASKS, or KEY@VERSION for a version of the data set that is not the protocol's.
     split: a key of the task's `splits`.
     data_dir: where TFDS keeps prepared data; empty: its own default.
 
   Raises:
-    FileNotFoundError: the data set is not prepared; the message says how to.
+    FileNotFoundError: the data set is not prepared in that version; the message says how to.
     ValueError: an unknown task or split.
   """
-  if name not in TASKS:
-    near = difflib.get_close_matches(name, TASKS, 1)
-    hint = f' (did you mean {near[0]}?)' if near else ''
-    raise ValueError(f'no VTAB task {name!r}{hint}; there are {", ".join(sorted(TASKS))}')
-  task = TASKS[name]
+  task, _ = find(name)
   if split not in task.splits:
     raise ValueError(f'vtab:{name} has no split {split!r}; it has {", ".join(task.splits)}')
-  builder = prepared.load_builder(task.tfds, data_dir)
+  builder = choose_builder(name, data_dir)
   names = tuple(map(str, range(task.num_classes)))
   if not task.derived:
-    names = tuple(builder.info.features['label'].int2str(label) for label in range(len(names)))
+    names = tuple(builder.info.features['label'].names)
+    if len(names) != task.num_classes:
+      raise ValueError(
+        f'vtab:{name}: {builder.info.full_name} has {len(names)} classes, VTAB has {task.num_classes}'
+      )
   dataset = prepared.read(
     builder, task.splits[split], f'vtab:{name} {split}', names, task.image, task.label
   )
@@ -159,11 +221,13 @@ def _task(
   label: Callable[[Example], int] | None = None,
   scale: int = 1,
 ) -> Task:
+  data_set, _, versions = tfds.partition(':')
   whole = dict(zip(('train', 'validation', 'train_validation', 'test'), counts))
   return Task(
     name=name,
     group=group,
-    tfds=tfds,
+    tfds=data_set,
+    versions=tuple(versions.split(',')),
     num_classes=num_classes,
     splits=splits,
     counts={'train800': 800, 'val200': 200, 'train800val200': 1000, **whole},
@@ -188,8 +252,8 @@ TASKS = {
     _task(
       'oxford_flowers102', _N, 'oxford_flowers102:2.*.*', _own(), (1020, 1020, 2040, 6149), 102
     ),
-    # VTAB had version 3, which today's TFDS does not build.
-    _task('oxford_iiit_pet', _N, 'oxford_iiit_pet:4.*.*', _cut(2944), (2944, 736, 3680, 3669), 37),
+    # Today's TFDS builds 4.0.0 only.
+    _task('oxford_iiit_pet', _N, 'oxford_iiit_pet:3.*.*', _cut(2944), (2944, 736, 3680, 3669), 37),
     _task('sun397', _N, 'sun397/tfds:4.*.*', _own(), (76128, 10875, 87003, 21750), 397),
     _task('svhn', _N, 'svhn_cropped:3.*.*', _cut(65931), (65931, 7326, 73257, 26032), 10),
     _task('patch_camelyon', _S, 'patch_camelyon:2.*.*', _own(), (262144, 32768, 294912, 32768), 2),
@@ -223,7 +287,7 @@ TASKS = {
     _task(
       'kitti_closest_vehicle_distance',
       _T,
-      'kitti:3.*.*',
+      'kitti:3.3.0,3.2.0,3.1.0',
       _own(),
       (6347, 423, 6770, 711),
       4,

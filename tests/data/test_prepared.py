@@ -1,5 +1,6 @@
 """Data sets that TFDS has prepared, read from real files."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -79,9 +80,26 @@ def test_unknown_split_lists_the_known(written):
     open_dataset('tfds:toy_set', 'valid', str(written / 'array_record'))
 
 
-def test_another_file_format_says_what_to_do(written):
-  with pytest.raises(FileNotFoundError, match=r"not as array_record.*tfds\.builder\('toy_set'"):
-    open_dataset('tfds:toy_set', 'train', str(written / 'tfrecord'))
+@pytest.mark.parametrize('name', ['toy_set', 'toy_set:1.*.*'])
+def test_tfrecord_files_are_read_at_random_too(written, name):
+  split = 'test+train[20:25]+train[:10]'
+  expected = open_dataset(f'tfds:{name}', split, str(written / 'array_record'))
+  data = open_dataset(f'tfds:{name}', split, str(written / 'tfrecord'))
+  assert len(data) == len(expected) == 24
+  assert (data.labels == expected.labels).all()
+  for i in reversed(range(24)):
+    assert (data.image(i) == expected.image(i)).all()
+  with pytest.raises(ValueError, match="no split 'valid'; it has train, test"):
+    open_dataset(f'tfds:{name}', 'valid', str(written / 'tfrecord'))
+
+
+def test_another_file_format_says_what_to_do(written, tmp_path):
+  folder = tmp_path / 'riegeli'
+  shutil.copytree(written / 'tfrecord', folder)
+  info = folder / 'toy_set' / '1.0.0' / 'dataset_info.json'
+  info.write_text(info.read_text().replace('"tfrecord"', '"riegeli"'))
+  with pytest.raises(FileNotFoundError, match=r"prepared as riegeli.*tfds\.builder\('toy_set"):
+    open_dataset('tfds:toy_set', 'train', str(folder))
 
 
 def test_undecodable_bytes_are_named():
