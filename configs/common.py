@@ -66,6 +66,8 @@ def get_config():
         'loop': True,
         # Where compiled programs are kept between runs; empty for nowhere.
         'compilation_cache': '~/.cache/experts',
+        # Where embeddings are kept, by content, so that another strategy reads no image; empty for nowhere.
+        'embedding_cache': '~/.cache/experts/embeddings',
         # Seconds that the processes of a job wait for each other at the start.
         'coordinator_timeout': 300,
       },
@@ -130,7 +132,22 @@ def get_config():
         flip=True,
       ),
       'tasks': {},
-      'select': {'strategy': 'knn'},
+      # Which models to try: 'knn', 'linear', 'hybrid', 'epn', … (README). Of several, 'knn,linear', the first chooses.
+      'strategy': 'knn',
+      'select': {
+        # So many of the best-ranked models are fine-tuned (WHICH's B), and the best on validation is kept.
+        'budget': 1,
+        # Neighbours that vote, and 'euclidean' or 'cosine'.
+        'k': 1,
+        'metric': 'euclidean',
+        # For pools of thousands: so many images to begin with, and twice as many for the better half; 0: all at once.
+        'first_images': 0,
+        # Which models of the pool are candidates; 0 and empty for any.
+        'max_parameters': 0,
+        'max_dimension': 0,
+        'upstream': '',
+        'kinds': (),
+      },
       # VTAB-1k's sweep (EXP §E.2).
       'transfer': {
         # 'all' models of the pool (so that the best by hindsight is known), or the 'chosen' and the baseline.

@@ -31,7 +31,7 @@ def tiny_imagenet(config):
   """25,000 images of 64 pixels in 200 synsets: python -m experts.data.imagenet21k --archive=… --name=tiny_imagenet."""
   _small(config)
   config.upstream.update(data='tfds:tiny_imagenet', test='validation', duration='16 epochs')
-  config.experts.update(count=6, min_images=1000, max_share=0.5, merge_equal=True)
+  config.experts.update(count=4, min_images=1000, max_share=0.5, merge_equal=True)
 
 
 def grocery64(config):
@@ -56,8 +56,9 @@ def _small(config):
     'decay_at': (0.6, 0.85, 0.95),
   }
   config.upstream.update(small, learning_rate=0.2)
-  for section in (config.experts.full, config.experts.adapter, config.domain_predictor, config.dat):
-    section.update(small, duration='6 epochs', learning_rate=0.1)
+  for section in (config.experts.full, config.domain_predictor, config.dat):
+    section.update(small, duration='2 epochs', learning_rate=0.05)
+  config.experts.adapter.update(small, duration='4 epochs', learning_rate=0.2)
 
 
 SETS = {one.__name__: one for one in (imagenet21k, jft, tiny_imagenet, grocery64)}

@@ -24,10 +24,10 @@ _INPUTS = {
   'upstream': _NETWORK[:-2],
   'experts': _NETWORK,
   'domain_predictor': (*_NETWORK, 'domain_predictor'),
-  'select': (*_NETWORK, 'tasks', 'select'),
-  'transfer': (*_NETWORK, 'tasks', 'select', 'transfer'),
-  'dat': (*_NETWORK, 'tasks', 'select', 'transfer', 'dat'),
-  'report': (*_NETWORK, 'tasks', 'select', 'transfer'),
+  'select': (*_NETWORK, 'tasks', 'strategy', 'select'),
+  'transfer': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer'),
+  'dat': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer', 'dat'),
+  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer'),
 }
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_collections
 
+from experts.selection import knn, pool, strategies
 from experts.training import optim, profile
 
 
@@ -130,6 +131,7 @@ SCHEMA = {
     'tensorboard': BOOL,
     'loop': BOOL,
     'compilation_cache': STR,
+    'embedding_cache': STR,
     'coordinator_timeout': integer(1),
   },
   'upstream': {
@@ -164,7 +166,21 @@ SCHEMA = {
       'test_images': integer(0),
     }
   ),
-  'select': {'strategy': choice('knn')},
+  'strategy': Field(
+    str,
+    lambda v: all(name.strip() in strategies.NAMES for name in v.split(',')),
+    'one, or several with commas between, of ' + ', '.join(strategies.NAMES),
+  ),
+  'select': {
+    'budget': integer(1),
+    'k': integer(1),
+    'metric': choice(*knn.METRICS),
+    'first_images': integer(0),
+    'max_parameters': integer(0),
+    'max_dimension': integer(0),
+    'upstream': STR,
+    'kinds': some_of(*pool.KINDS),
+  },
   'transfer': {
     'models': choice('all', 'chosen'),
     'learning_rates': Field(

@@ -106,7 +106,7 @@ def test_a_missing_field_is_named(config, field):
     ('experts.kinds', ('full', 'full'), "it must be distinct values of 'full', 'adapter'"),
     ('model.depth', 34, 'it must be 14, 26, 50, 101 or 152'),
     ('phases', ('upstream', 'distil'), "it must be distinct values of 'upstream', 'experts'"),
-    ('select.strategy', 'logme', "it must be one of 'knn'"),
+    ('strategy', 'knn,nearest', 'it must be one, or several with commas between, of random, epn'),
     ('transfer.learning_rates', (), 'it must be at least one number above 0'),
     ('transfer.durations', ('2500',), 'it must be at least one number above 0 with its unit'),
     ('transfer.durations', (2500,), 'it must be at least one number above 0 with its unit'),

@@ -11,7 +11,7 @@ from experts.data import batches
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
 from experts.phases import members, select, tasks, transfer, upstream
-from experts.selection import pool
+from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
@@ -22,11 +22,12 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves weights/dat.TASK.npz, the trials of each as model 'dat' in trials.csv, and its price in costs.csv."""
   path = select.pool_path(config, workdir)
   settings, folder = pool.read_model(path), os.path.dirname(path)
-  config = transfer.with_size_of(settings, config)
+  own = _baseline(path)
+  config = transfer.with_size_of(own, settings, config)
   model = members.make_model(settings)
   train, _, hierarchy = upstream.open_data(config)
   loaded = tasks.load_all(config)
-  baseline = select.load_member(_baseline(path), folder)
+  baseline = networks.load_member(own, folder)
   if len(baseline['head']['bias']) != len(hierarchy.nodes):
     raise ValueError(
       f'pool {path}: the baseline knows {len(baseline["head"]["bias"])} nodes, {train.name} has {len(hierarchy.nodes)}; '
@@ -78,11 +79,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   table = transfer.Trials(f'{workdir}/trials.csv')
   for stream in streams:
     logging.info('dat: transfer to %s', stream.name)
-    own = upstream.member(
+    described = upstream.member(
       workdir, model, MODEL, MODEL, _path(stream.name), config.upstream.data, train, stream.indices
     )
     task = transfer.open_task(config, stream.name)
-    trainer = transfer.Trainer(config, board, settings, task, own, workdir, table)
+    trainer = transfer.Trainer(config, board, settings, task, described, workdir, table)
     rate, length = trainer.sweep()
     trainer.retrain(rate, length, '')
 

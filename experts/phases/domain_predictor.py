@@ -13,7 +13,7 @@ from experts.training.board import Board
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves weights/domain_predictor.npz, and domain_predictor.json with the nodes that its outputs stand for.
+  """Leaves weights/domain_predictor.npz, and domain_predictor.json, which says what its outputs stand for.
 
   Softmax over the experts' slices. An image of several slices appears once for each, and every slice is seen equally
   often. Starts from the baseline.
@@ -40,8 +40,12 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
 
   def keep(_, trained):
     os.makedirs(f'{workdir}/weights', exist_ok=True)
-    weights.save(f'{workdir}/weights/domain_predictor.npz', trained)
-    members.write_json(f'{workdir}/domain_predictor.json', list(chosen))
+    file = 'weights/domain_predictor.npz'
+    weights.save(f'{workdir}/{file}', trained)
+    members.write_json(
+      f'{workdir}/domain_predictor.json',
+      {'weights': file, 'hash': weights.content_hash(trained), 'nodes': list(chosen)},
+    )
 
   members.train(
     config,

@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from experts.data import vtab
 from experts.models import resnet
 from experts.phases import experts, members, select, tasks, upstream
-from experts.selection import knn, pool
+from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
 
@@ -185,7 +185,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
   adapter = jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))
   sizes = _tasks(config).values()
   seen = {}
-  for group, groups in select.units(candidates, len(local)):
+  for group, groups in networks.units(candidates, len(local)):
     # By kind: baselines, experts and foreign networks of one pool are one program.
     key = (group[0].kind == 'adapter', len(group), groups)
     seen[key] = seen.get(key, 0) + 1
@@ -194,7 +194,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     batch = members.evaluation_batch(config, mesh)
     stacked = _stacked(adapter if bank else backbone, number)
     params = {'backbone': backbone, 'bank': stacked} if bank else {'backbone': stacked}
-    places = select.placement(bank)
+    places = networks.placement(bank)
     calls = -(-times // hosts)
     kind = 'adapters' if bank else 'networks'
     reason = (
@@ -205,7 +205,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     yield Program(
       name=f'embed {number} {kind}',
       phase='select',
-      function=select.make_program(model, mesh),
+      function=networks.make_program(model, mesh),
       arguments=(
         {name: meshes.abstract(params[name], mesh, spec) for name, spec in places.items()},
         meshes.abstract(images, mesh, P('data')),
@@ -217,15 +217,17 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       batch_field='run.evaluation_batch',
     )
     samples = max(one.images for one in sizes)
+    # A model at a time on each of so many devices.
+    on = knn.shards(number, len(local))
     yield Program(
       name=f'kNN of {number} {kind}',
       phase='select',
-      function=knn.make_program(tuple(local[: knn.shards(number, len(local))])),
+      function=knn.make_program(tuple(local[:on])),
       arguments=knn.abstract_arguments(number, samples, model.embedding_dim, local),
       mesh=mesh,
       reason=reason,
-      calls=calls * len(sizes),
-      images=samples * number,
+      calls=calls * len(sizes) * (number // on),
+      images=samples * on,
       batch_field='run.evaluation_batch',
     )
 

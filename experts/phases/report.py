@@ -4,7 +4,7 @@ import os
 
 import pandas as pd
 
-from experts.phases import members
+from experts.phases import members, select
 from experts.reporting import figures, tables
 from experts.training import hosts
 from experts.training.board import Board
@@ -18,7 +18,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   trials = pd.read_csv(f'{workdir}/trials.csv')
   folder = f'{workdir}/report'
   os.makedirs(folder, exist_ok=True)
-  table = tables.report_table(scores, trials)
+  strategy = select.strategy_names(config)[0]
+  table = tables.report_table(scores, trials, strategy, config.select.budget)
   members.write_csv(table, f'{folder}/table.csv')
   pictures = figures.write_all(scores, folder)
   costs = []

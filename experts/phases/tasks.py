@@ -4,10 +4,11 @@ import dataclasses
 
 import ml_collections
 import numpy as np
+from absl import logging
 from sklearn.model_selection import train_test_split
 
 from experts.data import batches, sources, transforms
-from experts.data.dataset import Dataset
+from experts.data.dataset import Dataset, UndecodableImage
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -97,6 +98,29 @@ def hold(task: Task, transform: transforms.Transform) -> Task:
     return held
   test = batches.in_memory(task.test, task.test_indices, transform)
   return dataclasses.replace(held, test=test, test_indices=np.arange(len(test)))
+
+
+def decodable(task: Task, undecodable: str) -> Task:
+  """The task without those training images that cannot be decoded, under the policy 'skip'; else as it is."""
+  if undecodable == 'raise':
+    return task
+
+  def good(indices):
+    return np.array([i for i in indices if _decodes(task.train, int(i))], int)
+
+  fit, validation = good(task.fit), good(task.validation)
+  if not (len(fit) and len(validation)):
+    raise ValueError(f'task {task.name!r}: no image to train on, or to choose by, can be decoded')
+  return dataclasses.replace(task, fit=fit, validation=validation)
+
+
+def _decodes(dataset: Dataset, index: int) -> bool:
+  try:
+    dataset.image(index)
+  except UndecodableImage as error:
+    logging.warning('skipped: %s', error)
+    return False
+  return True
 
 
 def load_all(config: ml_collections.ConfigDict) -> list[Task]:

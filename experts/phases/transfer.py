@@ -1,6 +1,8 @@
 """Phase 5: fine-tune models of the pool on every task (EXP §6, App. E)."""
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import jax
 import numpy as np
@@ -10,7 +12,7 @@ from absl import logging
 from experts.models import resnet, weights
 from experts.phases import members, select, tasks
 from experts.reporting import tables
-from experts.selection import pool
+from experts.selection import embed, networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
@@ -22,28 +24,52 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/."""
   path = select.pool_path(config, workdir)
   settings, candidates = pool.read_model(path), pool.read(path)
-  config = with_size_of(settings, config)
   scores = pd.read_csv(f'{workdir}/scores.csv')
   table = Trials(f'{workdir}/trials.csv')
   for name in config.tasks:
-    task = open_task(config, name)
-    best = tables.choose(scores[scores.task == name]).model
+    ranked = scores[(scores.task == name) & (scores.strategy == select.strategy_names(config)[0])]
+    tried = set(ranked.model[ranked['rank'] <= config.select.budget])
     wanted = [
       member
       for member in candidates
-      if config.transfer.models == 'all' or member.name == best or member.kind == 'baseline'
+      if member.name in tried
+      or member.kind == 'baseline'
+      or (config.transfer.models == 'all' and member.name in set(ranked.model))
     ]
+    trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      trainer = Trainer(config, board, settings, task, member, os.path.dirname(path), table)
-      rate, steps = trainer.sweep()
-      trainer.retrain(rate, steps, f'{workdir}/transfer/{name}' if member.name == best else '')
+      if member.kind not in pool.NETWORKS:
+        logging.warning(
+          'transfer: %s is of the kind %s, which can be ranked, but not fine-tuned here',
+          member.name,
+          member.kind,
+        )
+        continue
+      sized = with_size_of(member, settings, config)
+      size = sized.image.size, sized.image.resize
+      if size not in opened:
+        opened[size] = open_task(sized, name)
+      trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
+      trainers[member.name] = (trainer, *trainer.sweep())
+    if not trainers:
+      raise ValueError(
+        f'task {name!r}: none of the models chosen can be fine-tuned here; they are of the kinds '
+        f'{", ".join(sorted({member.kind for member in wanted}))}'
+      )
+    ranked = ranked[ranked.model.isin(list(trainers))]
+    best = tables.choose(ranked, table.frame(), config.select.budget).model
+    for model, (trainer, rate, steps) in trainers.items():
+      trainer.retrain(rate, steps, f'{workdir}/transfer/{name}' if model == best else '')
 
 
-def with_size_of(settings: dict, config: members.Config) -> members.Config:
-  """The config for a pool's models, which see images of the size that they were trained on."""
+def with_size_of(
+  member: pool.Member, settings: Mapping[str, Any], config: members.Config
+) -> members.Config:
+  """The config for a pool's model, which sees images of the size that it was trained on."""
+  size, resize = embed.preprocessing(member, settings)
   config = config.copy_and_resolve_references()
-  config.image.update(size=settings['size'], resize=settings['resize'])
+  config.image.update(size=size, resize=resize or size)
   return config
 
 
@@ -68,23 +94,44 @@ class Trials:
     if os.path.exists(path):
       self._rows = pd.read_csv(path).to_dict('records')
 
+  def frame(self) -> pd.DataFrame:
+    return pd.DataFrame(self._rows, columns=COLUMNS)
+
   def find(self, **key) -> list[dict]:
     return [row for row in self._rows if all(row[name] == value for name, value in key.items())]
 
   def add(self, rows: list[dict]) -> None:
     self._rows += rows
     if hosts.first():
-      members.write_csv(pd.DataFrame(self._rows, columns=COLUMNS), self._path)
+      members.write_csv(self.frame(), self._path)
 
 
 class Trainer:
   """Fine-tunes one model on one task."""
 
-  def __init__(self, config, board, settings, task, member, folder, trials):
-    self._config, self._board = config, board
-    self._settings, self._model = settings, members.make_model(settings)
-    self._task, self._member, self._trials = task, member, trials
-    self._folder = folder
+  def __init__(
+    self,
+    config: members.Config,
+    board: Board,
+    settings: Mapping[str, Any],
+    task: tasks.Task,
+    member: pool.Member,
+    folder: str,
+    trials: Trials,
+  ):
+    self._config, self._board, self._trials = config, board, trials
+    self._task, self._member = task, member
+    params = networks.load_member(member, folder)
+    self._params = {name: params[name] for name in ('backbone', 'adapter') if name in params}
+    self._model = members.make_model(settings) if member.kind != 'bit' else weights.infer(params)
+    self._network = {
+      'depth': self._model.depth,
+      'width': self._model.width,
+      'root': self._model.root,
+      'dtype': settings.get('dtype', 'auto'),
+      'size': config.image.size,
+      'resize': config.image.resize,
+    }
     self._key = {'task': task.name, 'model': member.name}
 
   def sweep(self) -> tuple[float, int]:
@@ -123,8 +170,8 @@ class Trainer:
   def _train(self, indices, steps, rates, seeds, split, kept=None):
     """Trains a member for each rate and seed; returns their accuracies, and adds their trees to `kept`."""
     section = self._config.transfer
-    params = select.load_member(self._member, self._folder)
-    params['head'] = jax.device_get(resnet.init_head(self._model, self._task.train.num_classes))
+    head = jax.device_get(resnet.init_head(self._model, self._task.train.num_classes))
+    params = {**self._params, 'head': head}
     run = f'transfer/{self._task.name}/{self._member.name}/{split}'
     names = [f'lr{rate:g}-steps{steps}-seed{seed}' for rate, seed in zip(rates, seeds)]
     streams = [
@@ -191,6 +238,6 @@ class Trainer:
       'steps': steps,
       'test_accuracy': float(accuracy[middle]),
       'classes': list(self._task.train.class_names),
-      'network': self._settings,
+      'network': self._network,
     }
     members.write_json(f'{folder}/model.json', described)

@@ -10,14 +10,14 @@ from experts.data import hierarchy as hierarchies
 from experts.data import slices, sources
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import members
+from experts.phases import members, select
 from experts.selection import pool
 from experts.training import optim, population
 from experts.training.board import Board
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves weights/baseline.npz, weights/random.npz (an untrained control), asked-for checkpoints and pool.json."""
+  """Leaves weights/baseline.npz with the names of its labels, asked-for checkpoints, an untrained control, and pool.json."""
   train, test, hierarchy = open_data(config)
   model = members.make_model(config.model)
   key = jax.random.key(members.seed_of(config, 'init'))
@@ -45,6 +45,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     os.makedirs(f'{workdir}/weights', exist_ok=True)
     weights.save(f'{workdir}/weights/random.npz', params)
     weights.save(f'{workdir}/weights/baseline.npz', trained)
+    labels = {'classes': train.class_names, 'edges': train.edges}
+    members.write_json(f'{workdir}/{select.labels_file("weights/baseline.npz")}', labels)
     every = section.keep_every
     kinds = {'random': 'random', 'baseline': 'baseline'}
     if every:

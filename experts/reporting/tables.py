@@ -5,19 +5,23 @@ import tabulate
 
 _NONE = '–'
 # Columns that hold shares in [0, 1]; shown in percent.
-_SHARES = ('accuracy', 'score', 'low', 'high', 'ties', 'kNN')
+_SHARES = ('accuracy', 'score', 'low', 'high', 'ties', 'kNN', 'linear', 'margin')
+_TITLES = {'knn': 'kNN', 'knn_holdout': 'hold-out kNN', 'hybrid': 'kNN'}
 
 
-def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'knn') -> pd.DataFrame:
+def report_table(
+  scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'knn', budget: int = 1
+) -> pd.DataFrame:
   """Compares, for each task, what was chosen with what there was to choose from.
 
   Accuracies are medians over the retrained models' test accuracies. A randomly initialised network is a control: it is
   neither chosen nor the best by hindsight.
 
   Args:
-    scores: task, model, kind, strategy, score; a row for each task and model.
+    scores: task, model, kind, strategy, score, rank; a row for each task, strategy and model.
     trials: task, model, split, accuracy; rows whose split is `test` are the retrained models.
-    strategy: which scores choose.
+    strategy: which ranks choose.
+    budget: how many of the best-ranked are tried; of these the best on validation is the chosen one.
 
   Returns:
     A row for each task, in the order of `scores`, and a last one of the means. A mean is missing where a task's value
@@ -34,7 +38,8 @@ def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'kn
   retrained = trials[trials.split == 'test'].groupby(['task', 'model']).accuracy
   medians, counts = retrained.median(), retrained.count()
   rows = [
-    _task_row(task, part, medians, counts) for task, part in scores.groupby('task', sort=False)
+    _task_row(task, part, trials, medians, counts, budget)
+    for task, part in scores.groupby('task', sort=False)
   ]
   table = pd.DataFrame(rows)
   if 'dat' in medians.index.get_level_values('model'):
@@ -47,19 +52,24 @@ def report_table(scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'kn
   )
 
 
-def choose(scores: pd.DataFrame) -> pd.Series:
-  """The row of the best score; a randomly initialised network is a control, not a candidate.
+def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Series:
+  """The row of the model that a strategy chooses: of the first `budget` by rank, the best on validation.
 
   Args:
-    scores: task, model, kind, score; the rows of one task and one strategy.
+    scores: task, model, rank; the rows of one task and one strategy.
+    trials: task, model, split, accuracy; those of the split `validation` are the sweeps.
+    budget: how many the strategy puts forward.
 
   Raises:
-    ValueError: there is no candidate.
+    ValueError: no model has a rank.
   """
-  candidates = scores[scores.kind != 'random']
-  if candidates.empty:
-    raise ValueError(f"task '{scores.task.iloc[0]}' has no scored model but random ones")
-  return candidates.loc[candidates.score.idxmax()]
+  tried = scores[scores['rank'] <= budget].sort_values('rank')
+  if tried.empty:
+    raise ValueError(f"task '{scores.task.iloc[0]}' has no model with a rank")
+  sweeps = trials[(trials.task == scores.task.iloc[0]) & (trials.split == 'validation')]
+  best = tried.model.map(sweeps.groupby('model').accuracy.max()).fillna(-1)
+  # Of equals the one of better rank.
+  return tried.loc[best.idxmax()]
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
@@ -87,10 +97,16 @@ def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
 
 
 def _task_row(
-  task: str, scores: pd.DataFrame, medians: pd.Series, counts: pd.Series
+  task: str,
+  scores: pd.DataFrame,
+  trials: pd.DataFrame,
+  medians: pd.Series,
+  counts: pd.Series,
+  budget: int,
 ) -> dict[str, str | float]:
   candidates = scores[scores.kind != 'random']
-  chosen = choose(scores)
+  chosen = choose(scores, trials, budget)
+  strategy = chosen.strategy
   tested = {model: medians.get((task, model), float('nan')) for model in scores.model}
   ranked = candidates.assign(tested=candidates.model.map(tested)).dropna(subset='tested')
   # Of equals the chosen one: it left nothing behind.
@@ -106,7 +122,7 @@ def _task_row(
     'random accuracy': tested.get(random, float('nan')),
     'baseline accuracy': tested.get(baseline, float('nan')),
     'chosen': chosen.model,
-    'chosen kNN': float(chosen.score),
+    f'chosen {_TITLES.get(strategy, strategy)}': float(chosen.score),
     'chosen accuracy': tested[chosen.model],
     'best by hindsight': best,
     'best accuracy': tested.get(best, float('nan')),
@@ -116,7 +132,9 @@ def _task_row(
 
 def _best_of_kind(scores: pd.DataFrame, kind: str) -> str | None:
   part = scores[scores.kind == kind]
-  return None if part.empty else part.loc[part.score.idxmax(), 'model']
+  return (
+    None if part.empty else part.sort_values('score', ascending=False, kind='stable').model.iloc[0]
+  )
 
 
 def to_markdown(table: pd.DataFrame) -> str:

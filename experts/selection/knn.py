@@ -1,4 +1,7 @@
-"""Nearest-neighbour proxy: leave-one-out accuracy with k = 1, Euclidean ([EXP] §5, App. C)."""
+"""Nearest-neighbour proxy: the accuracy of k nearest neighbours, leave-one-out or on held-out samples ([EXP] §5, App. C).
+
+How: `experts.selection.neighbours`.
+"""
 
 import dataclasses
 import functools
@@ -6,28 +9,26 @@ import math
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-# Up to this many samples the N x N matrix is held whole (64 MiB); beyond, it is made from square tiles, a row of them
-# at a time.
-_WHOLE = 4096
-_TILE = 1024
+from experts.selection import neighbours
+
+METRICS = ('euclidean', 'cosine')
 
 
 @dataclasses.dataclass(frozen=True)
-class LeaveOneOut:
-  """What leave-one-out finds for E models on N samples.
+class Scores:
+  """What is found for E models on N samples; of a hold-out, N are the validation samples.
 
   Attributes:
-    accuracy: float64 `[E]`, share of samples whose nearest other sample has their label.
-    ties: float64 `[E]`, share of samples with several nearest samples, to float32 rounding.
-    optimistic: float64 `[E]`, accuracy if every tie falls to the right label.
-    pessimistic: float64 `[E]`, accuracy if every tie falls to a wrong label.
-    duplicates: int64 `[E]`, samples whose embedding another sample has too, bit for bit.
+    accuracy: float64 `[E]`, share of samples whose neighbours vote for their label.
+    ties: float64 `[E]`, share of samples for which another is as near as the last of the k, to float32 rounding.
+    optimistic: float64 `[E]`, accuracy if of samples at the same distance those of the right label were nearer.
+    pessimistic: float64 `[E]`, accuracy if they were farther.
+    duplicates: int64 `[E]`, samples whose embedding a possible neighbour has too, bit for bit.
     leave_group_out: float64 `[E]`, accuracy with a sample's duplicates left out with it.
     correct: bool `[E, N]`, the samples that `accuracy` counts.
   """
@@ -41,56 +42,102 @@ class LeaveOneOut:
   correct: np.ndarray
 
 
-def leave_one_out(embeddings: jax.Array | np.ndarray, labels: np.ndarray) -> LeaveOneOut:
-  """Scores E models by the label of each sample's nearest other sample.
+def leave_one_out(
+  embeddings: jax.Array | np.ndarray,
+  labels: np.ndarray,
+  *,
+  k: int = 1,
+  metric: str = 'euclidean',
+) -> Scores:
+  """Scores E models by the labels of each sample's nearest other samples.
 
-  One model at a time, so that memory beyond the inputs does not grow with E, nor with N squared for large N. Of
-  several samples at the same distance the first decides.
+  One model a device at a time, so that memory beyond the inputs does not grow with E, nor with N squared for large N.
 
   Args:
     embeddings: `[E, N, D]`, computed in float32.
     labels: integers `[N]`.
+    k: neighbours that vote.
+    metric: 'euclidean' or 'cosine'.
 
   Returns:
     Scores for each model.
 
   Raises:
-    ValueError: shapes that do not fit, fewer than two samples, a single class, or a model whose embeddings are not
-      finite.
+    ValueError: shapes that do not fit, no more than k samples, a single class, or a model whose embeddings are not finite
+      or all the same.
 
   Example:
     >>> leave_one_out(np.array([[[0.0], [1.0], [5.0], [9.0]]]), np.array([0, 0, 1, 1])).accuracy
     array([1.])
   """
   labels = np.asarray(labels)
-  _check(embeddings, labels)
-  groups = np.stack([_duplicate_groups(np.asarray(one, np.float32)) for one in embeddings])
-  duplicates = np.array([np.sum(np.bincount(g)[g] > 1) for g in groups])
-  devices = jax.local_devices()
-  program = make_program(tuple(devices[: shards(len(embeddings), len(devices))]))
-  outcome = jax.device_get(program(np.asarray(embeddings, np.float32), labels, groups))
-  broken = np.flatnonzero(~outcome.pop('finite'))
-  if broken.size:
+  _check(embeddings, labels, k, metric)
+  number = len(labels)
+  if number <= k:
+    raise ValueError(f'leave-one-out with k = {k} needs at least {k + 1} samples, not {number}')
+  classes, counts = np.unique(labels, return_counts=True)
+  _warn('have a single sample, which leave-one-out', classes[counts == 1], len(classes))
+  return _scores(embeddings, labels, np.ones(number, bool), slice(None), k, metric)
+
+
+def hold_out(
+  embeddings: jax.Array | np.ndarray,
+  labels: np.ndarray,
+  fit: np.ndarray,
+  validation: np.ndarray,
+  *,
+  k: int = 1,
+  metric: str = 'euclidean',
+) -> Scores:
+  """Scores E models by the labels of each validation sample's nearest samples among others ([WHICH] §4: 800 and 200).
+
+  The distances are those of `leave_one_out`, centred by the mean of all N samples.
+
+  Args:
+    embeddings: `[E, N, D]`, computed in float32.
+    labels: integers `[N]`.
+    fit: integers, the samples that may be neighbours.
+    validation: integers `[V]`, other samples, which are scored.
+    k: neighbours that vote.
+    metric: 'euclidean' or 'cosine'.
+
+  Returns:
+    Scores for each model, of the validation samples in the order given.
+
+  Raises:
+    ValueError: as `leave_one_out`, and for places that are not of N, shared, or fewer than k.
+  """
+  labels = np.asarray(labels)
+  _check(embeddings, labels, k, metric)
+  fit, validation = np.asarray(fit), np.asarray(validation)
+  for name, places in (('fit', fit), ('validation', validation)):
+    if places.ndim != 1 or not places.size or not np.issubdtype(places.dtype, np.integer):
+      raise ValueError(f'{name} must be a list of integers, not {places.dtype} {places.shape}')
+    if places.min() < 0 or places.max() >= len(labels):
+      raise ValueError(
+        f'{name} must name samples 0 to {len(labels) - 1}, not {places.min()} to {places.max()}'
+      )
+  shared = np.intersect1d(fit, validation)
+  if shared.size:
     raise ValueError(
-      f'embeddings of model {", ".join(map(str, broken))} are not finite; check its weights and its input range'
+      f'{shared.size} samples are both in fit and in validation, such as {shared[0]}'
     )
-  means = {name: each.mean(axis=1) for name, each in outcome.items()}
-  return LeaveOneOut(
-    accuracy=means['correct'],
-    ties=means['tied'],
-    optimistic=means['optimistic'],
-    pessimistic=means['pessimistic'],
-    duplicates=duplicates,
-    leave_group_out=means['group_out'],
-    correct=outcome['correct'],
-  )
+  may = np.zeros(len(labels), bool)
+  may[fit] = True
+  if may.sum() < k:
+    raise ValueError(f'hold-out with k = {k} needs at least {k} samples to fit, not {may.sum()}')
+  classes = np.unique(labels[validation])
+  _warn('have no sample in fit, which a hold-out', np.setdiff1d(classes, labels[fit]), len(classes))
+  return _scores(embeddings, labels, may, validation, k, metric)
 
 
-def _check(embeddings: jax.Array | np.ndarray, labels: np.ndarray) -> None:
+def _check(embeddings, labels: np.ndarray, k: int, metric: str) -> None:
   if embeddings.ndim != 3:
     raise ValueError(
       f'embeddings must be [models, samples, dimension], not {embeddings.shape}; for one model add an axis: x[None]'
     )
+  if not len(embeddings):
+    raise ValueError('there are no models to score')
   number = embeddings.shape[1]
   if labels.shape != (number,):
     raise ValueError(
@@ -98,29 +145,63 @@ def _check(embeddings: jax.Array | np.ndarray, labels: np.ndarray) -> None:
     )
   if not np.issubdtype(labels.dtype, np.integer):
     raise ValueError(f'labels must be integers, not {labels.dtype}')
-  if number < 2:
-    raise ValueError(f'leave-one-out needs at least 2 samples, not {number}')
-  classes, counts = np.unique(labels, return_counts=True)
-  if len(classes) == 1:
+  if k < 1:
+    raise ValueError(f'k must be at least 1, not {k}')
+  if metric not in METRICS:
+    raise ValueError(f'unknown metric {metric!r}; there are: {", ".join(METRICS)}')
+  if number > 1 and (labels == labels[0]).all():
     raise ValueError(
-      f'all {number} samples have label {classes[0]}; a score needs at least 2 classes'
+      f'all {number} samples have label {labels[0]}; a score needs at least 2 classes'
     )
-  single = classes[counts == 1]
-  if single.size:
+
+
+def _warn(what: str, classes: np.ndarray, number: int) -> None:
+  if classes.size:
     logging.warning(
-      '%d of %d classes have a single sample, which leave-one-out can never get right: %s%s',
-      single.size,
-      len(classes),
-      ', '.join(map(str, single[:10])),
-      ', ...' if single.size > 10 else '',
+      '%d of %d classes %s can never get right: %s%s',
+      classes.size,
+      number,
+      what,
+      ', '.join(map(str, classes[:10])),
+      ', ...' if classes.size > 10 else '',
     )
 
 
-def _duplicate_groups(embeddings: np.ndarray) -> np.ndarray:
-  """Numbers the distinct rows of `[N, D]`: equal rows, equal number."""
-  seen = {}
-  # Adding zero turns -0.0 into 0.0, which are one value but two bit patterns.
-  return np.array([seen.setdefault((row + 0.0).tobytes(), len(seen)) for row in embeddings])
+def _scores(embeddings, labels, fit, rows, k, metric) -> Scores:
+  devices = jax.local_devices()
+  at_once = shards(len(embeddings), len(devices))
+  program = make_program(tuple(devices[:at_once]), k, metric)
+  labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+  started = []
+  for first in range(0, len(embeddings), at_once):
+    # The next models are copied to the devices while these are scored, and no more than those.
+    started.append(
+      program(np.asarray(embeddings[first : first + at_once], np.float32), labels, fit)
+    )
+    jax.block_until_ready(started[-2:-1])
+  found = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(started))
+  _refuse(~found.pop('finite'), 'not finite')
+  _refuse(~found.pop('directed'), 'zero for some samples, which then have no cosine')
+  _refuse(~found.pop('varied'), f'the same for all {len(labels)} samples')
+  found = {name: each[:, rows] for name, each in found.items()}
+  means = {name: each.mean(axis=1) for name, each in found.items()}
+  return Scores(
+    accuracy=means['correct'],
+    ties=means['tied'],
+    optimistic=means['optimistic'],
+    pessimistic=means['pessimistic'],
+    duplicates=found['duplicate'].sum(axis=1),
+    leave_group_out=means['group_out'],
+    correct=found['correct'],
+  )
+
+
+def _refuse(broken: np.ndarray, what: str) -> None:
+  if broken.any():
+    models = ', '.join(map(str, np.flatnonzero(broken)))
+    raise ValueError(
+      f'embeddings of model {models} are {what}; check its weights and its input range'
+    )
 
 
 def shards(models: int, devices: int) -> int:
@@ -129,72 +210,38 @@ def shards(models: int, devices: int) -> int:
 
 
 @functools.cache
-def make_program(devices: tuple[jax.Device, ...]) -> jax.stages.Wrapped:
-  """The scorer: (embeddings [E, N, D], labels [N], groups of duplicates [E, N]) -> bool [E, N] for each result.
+def make_program(
+  devices: tuple[jax.Device, ...], k: int = 1, metric: str = 'euclidean'
+) -> jax.stages.Wrapped:
+  """The scorer: (embeddings [devices, N, D], labels [N], fit bool [N]) -> bool [devices, N] for each result.
 
-  The models are spread over the devices, each of which takes its own one after the other. Nothing crosses between them.
+  Only samples of `fit` are neighbours. Each device takes one model, and nothing crosses between them.
   """
   mesh, (by_model, everywhere) = _placement(devices)
 
-  def score(embeddings, labels, groups):
-    return jax.lax.map(lambda model: _score(model[0], labels, model[1]), (embeddings, groups))
+  def score(embeddings, labels, fit):
+    return jax.tree.map(
+      lambda each: each[None], neighbours.score(embeddings[0], labels, fit, k, metric)
+    )
 
-  specs = (by_model.spec, everywhere.spec, by_model.spec)
+  specs = (by_model.spec, everywhere.spec, everywhere.spec)
   sharded = jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=by_model.spec)
-  return jax.jit(sharded, in_shardings=(by_model, everywhere, by_model))
+  return jax.jit(sharded, in_shardings=(by_model, everywhere, everywhere))
 
 
 def abstract_arguments(
   models: int, samples: int, dimension: int, devices: Sequence[jax.Device]
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
-  """The arguments of `make_program`'s scorer as shapes with their places."""
-  _, (by_model, everywhere) = _placement(tuple(devices[: shards(models, len(devices))]))
+  """The arguments of `make_program`'s scorer as shapes with their places: `shards` of the models."""
+  devices = devices[: shards(models, len(devices))]
+  _, (by_model, everywhere) = _placement(tuple(devices))
   return (
-    jax.ShapeDtypeStruct((models, samples, dimension), np.float32, sharding=by_model),
+    jax.ShapeDtypeStruct((len(devices), samples, dimension), np.float32, sharding=by_model),
     jax.ShapeDtypeStruct((samples,), np.int32, sharding=everywhere),
-    jax.ShapeDtypeStruct((models, samples), np.int32, sharding=by_model),
+    jax.ShapeDtypeStruct((samples,), np.bool_, sharding=everywhere),
   )
 
 
 def _placement(devices):
   mesh = Mesh(np.array(devices), ('population',), axis_types=(AxisType.Auto,))
   return mesh, (NamedSharding(mesh, P('population')), NamedSharding(mesh, P()))
-
-
-def _score(embeddings: jax.Array, labels: jax.Array, groups: jax.Array) -> dict[str, jax.Array]:
-  """Scores one model `[N, D]`; every result but `finite` is bool `[N]`."""
-  number, dimension = embeddings.shape
-  size = number if number <= _WHOLE else _TILE
-  tiles = -(-number // size)
-  # Distances do not depend on the origin, but their rounding grows with the norms: centre first.
-  centred = embeddings - embeddings.mean(axis=0)
-  centred = jnp.pad(centred, ((0, tiles * size - number), (0, 0))).reshape(tiles, size, dimension)
-  gram = functools.partial(jnp.einsum, 'id,jd->ij', precision=jax.lax.Precision.HIGHEST)
-  norms = jax.lax.map(lambda tile: jnp.diagonal(gram(tile, tile)), centred)
-  index = jnp.arange(tiles * size)
-
-  def score_rows(row):
-    # Tiles of one shape, those of the diagonal included: the norms then round as the products do.
-    products = jax.lax.map(lambda tile: gram(row['x'], tile), centred)
-    products = products.transpose(1, 0, 2).reshape(size, -1)[:, :number]
-    norm_sums = row['norm'][:, None] + norms.reshape(-1)[None, :number]
-    distances = norm_sums - 2 * products
-    distances = jnp.where(row['index'][:, None] == index[None, :number], jnp.inf, distances)
-    own = labels[jnp.minimum(row['index'], number - 1)]
-    same = own[:, None] == labels[None]
-    slack = 4 * jnp.finfo(jnp.float32).eps * norm_sums
-    nearest = distances <= distances.min(axis=1, keepdims=True) + slack
-    own_group = groups[jnp.minimum(row['index'], number - 1)]
-    others = jnp.where(own_group[:, None] == groups[None], jnp.inf, distances)
-    return {
-      'correct': labels[distances.argmin(axis=1)] == own,
-      'tied': nearest.sum(axis=1) > 1,
-      'optimistic': (nearest & same).any(axis=1),
-      'pessimistic': ~(nearest & ~same).any(axis=1),
-      'group_out': (labels[others.argmin(axis=1)] == own) & jnp.isfinite(others.min(axis=1)),
-    }
-
-  rows = {'x': centred, 'norm': norms, 'index': index.reshape(tiles, size)}
-  scores = jax.lax.map(score_rows, rows)
-  scores = {name: each.reshape(-1)[:number] for name, each in scores.items()}
-  return scores | {'finite': jnp.isfinite(norms).all()}

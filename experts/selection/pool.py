@@ -1,4 +1,8 @@
-"""The pool file: the models that a task may choose from, and where their weights are."""
+"""The pool file: the models that a task may choose from, and where their weights are.
+
+python -m experts.selection.pool add --pool=pool.json --name=BiT-M --kind=bit --weights=BiT-M-R50x1.npz --size=224
+python -m experts.selection.pool list --pool=pool.json
+"""
 
 import collections
 import dataclasses
@@ -9,7 +13,11 @@ import tempfile
 import typing
 from collections.abc import Mapping, Sequence
 
-KINDS = ('random', 'baseline', 'checkpoint', 'full', 'adapter', 'bit')
+from absl import app
+
+# The network of these is the pool's 'model'; each of the others brings its own.
+NETWORKS = ('random', 'baseline', 'checkpoint', 'full', 'adapter')
+KINDS = (*NETWORKS, 'bit', 'saved_model', 'callable', 'embeddings')
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,19 +27,25 @@ class Member:
   Attributes:
     name: unique in the pool.
     kind: `random` (initialised, never trained), `baseline`, `checkpoint` (the baseline, before its training ended), `full`
-      or `adapter` expert, `bit` (published weights).
+      or `adapter` expert; `bit` (published weights), `saved_model` (of TensorFlow, images in [0, 1] -> [B, D]), `callable`
+      (Python: uint8 images [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]),
+      `embeddings` (computed elsewhere).
     upstream: data set it was trained on; empty for a random network.
     slice: the expert's part of the upstream data; None if it saw all or nothing.
-    images: upstream images it was trained on.
+    images: upstream images it was trained on; 0 if unknown.
     parameters: number of parameters, the head's left out.
     dimension: of the embedding.
-    weights: file, relative to the pool file. An adapter expert's holds its adapter tree alone.
-    hash: of the weights' content.
+    weights: file, relative to the pool file. An adapter expert's holds its adapter tree alone; a SavedModel's is a folder, a
+      callable's `module:function`, that of embeddings an .npz file with an array [N, D] under each task's name.
+    hash: of the weights' content. A callable's is any word that changes with what it computes, or empty: then its
+      embeddings are not cached.
     backbone: for an adapter expert, the weights file of the baseline it sits on; None for the others.
     trained_from: for an expert, the hash of the baseline that it started from.
     definition: of the slice's node, where the hierarchy has one.
     labels: class -> upstream images of it that the model was trained on; what label matching compares ([EXP] App. B).
     imagenet_accuracy: top-1 in [0, 1] if known.
+    size: side of the images it takes, pixels; None: that of the pool's 'model'.
+    resize: side before the central crop, with a `size` of its own; None: no crop.
   """
 
   name: str
@@ -48,6 +62,8 @@ class Member:
   definition: str | None = None
   labels: dict | None = None
   imagenet_accuracy: float | None = None
+  size: int | None = None
+  resize: int | None = None
 
 
 _TYPES = typing.get_type_hints(Member)
@@ -60,13 +76,14 @@ def read(path: str | os.PathLike) -> list[Member]:
     FileNotFoundError: no such file.
     ValueError: not a pool file, unknown or missing fields, unknown kinds, or a name used twice.
   """
-  members = [_member(path, i, entry) for i, entry in enumerate(_read_json(path)['members'])]
-  _check(path, members)
+  content = _read_json(path)
+  members = [_member(path, i, entry) for i, entry in enumerate(content['members'])]
+  _check(path, members, content['model'])
   return members
 
 
 def read_model(path: str | os.PathLike) -> dict[str, object]:
-  """Reads what all members have in common: the arguments of their model, such as depth and width.
+  """Reads what our own networks of a pool have in common, such as depth and width; {} if there are none.
 
   Raises:
     FileNotFoundError: no such file.
@@ -81,14 +98,14 @@ def write(path: str | os.PathLike, members: Sequence[Member], model: Mapping[str
   Args:
     path: the file; its directory exists.
     members: in the order to keep.
-    model: arguments of the members' model, as JSON can hold them.
+    model: see `read_model`.
 
   Raises:
     ValueError: unknown kinds, inconsistent members, or a name used twice.
     OSError: the file cannot be written.
   """
   path = pathlib.Path(path)
-  _check(path, members)
+  _check(path, members, model)
   content = {'model': dict(model), 'members': [dataclasses.asdict(m) for m in members]}
   text = json.dumps(content, indent=2) + '\n'
   # Beside the target, since a rename is atomic only within one file system.
@@ -104,6 +121,54 @@ def write(path: str | os.PathLike, members: Sequence[Member], model: Mapping[str
     except BaseException:
       os.unlink(file.name)
       raise
+
+
+def filter(
+  members: Sequence[Member],
+  max_parameters: int = 0,
+  max_dimension: int = 0,
+  upstream: str = '',
+  kinds: Sequence[str] = (),
+) -> list[Member]:
+  """Returns the members that pass all the limits that are given, in their order.
+
+  The pools of [WHICH]: ResNet-50 is `max_parameters=23_500_352` (25_000_000 where adapters count too), Dim2048
+  `max_dimension=2048`, Expert `kinds=('full', 'adapter')`, ImNetAccuracies `upstream=` the pool's name for ImageNet
+  (ILSVRC-2012), All no limit.
+
+  Args:
+    members: of the pool.
+    max_parameters: most that a member may have; 0 for any number.
+    max_dimension: of the embedding; 0 for any.
+    upstream: the data set that it was trained on; empty for any.
+    kinds: of `KINDS`; empty for all.
+
+  Raises:
+    ValueError: no member is left, or an unknown kind.
+  """
+  limits = {
+    f'max_parameters={max_parameters}': lambda m: (
+      not max_parameters or m.parameters <= max_parameters
+    ),
+    f'max_dimension={max_dimension}': lambda m: not max_dimension or m.dimension <= max_dimension,
+    f'upstream={upstream!r}': lambda m: not upstream or m.upstream == upstream,
+    f'kinds={",".join(kinds)}': lambda m: not kinds or m.kind in kinds,
+  }
+  if unknown := sorted(set(kinds) - set(KINDS)):
+    raise ValueError(f'unknown kinds {", ".join(unknown)}; known: {", ".join(KINDS)}')
+  left = [m for m in members if all(passes(m) for passes in limits.values())]
+  if not left:
+    counts = {text: sum(map(passes, members)) for text, passes in limits.items()}
+    known = {
+      'upstreams': sorted({m.upstream for m in members}),
+      'kinds': sorted({m.kind for m in members}),
+    }
+    raise ValueError(
+      f'no model of {len(members)} is left by '
+      + ', '.join(f'{text} (passes {n})' for text, n in counts.items() if n < len(members))
+      + ''.join(f'; {name}: {", ".join(map(repr, values))}' for name, values in known.items())
+    )
+  return left
 
 
 def _read_json(path: str | os.PathLike) -> dict[str, object]:
@@ -137,7 +202,7 @@ def _member(path: str | os.PathLike, index: int, entry: object) -> Member:
   return Member(**entry)
 
 
-def _check(path: str | os.PathLike, members: Sequence[Member]) -> None:
+def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[str, object]) -> None:
   for member in members:
     label = f'pool {path}: member {member.name}'
     for name, expected in _TYPES.items():
@@ -152,6 +217,16 @@ def _check(path: str | os.PathLike, members: Sequence[Member]) -> None:
       raise ValueError(
         f"{label}: kind '{member.kind}' with backbone {member.backbone!r}; adapters need one, others none"
       )
+    if not member.hash and member.kind != 'callable':
+      raise ValueError(f'{label} has no hash; only a callable may go without')
+    if member.kind in NETWORKS and 'depth' not in model:
+      raise ValueError(f"{label}: kind '{member.kind}' needs the pool's 'model', which is empty")
+    if member.resize and not member.size:
+      raise ValueError(f'{label}: resize {member.resize} without a size')
+    if member.kind != 'embeddings' and not (member.size or model.get('size')):
+      raise ValueError(f"{label} has no image size: give it one, or the pool's 'model'")
+    if member.resize and member.resize < (member.size or 0):
+      raise ValueError(f'{label}: resize {member.resize} is below size {member.size}')
   baselines = {member.hash: member.name for member in members if member.kind == 'baseline'}
   for member in members:
     if baselines and member.trained_from and member.trained_from not in baselines:
@@ -163,3 +238,9 @@ def _check(path: str | os.PathLike, members: Sequence[Member]) -> None:
   twice = [name for name, count in counts.items() if count > 1]
   if twice:
     raise ValueError(f'pool {path} has several members named {", ".join(twice)}; names must differ')
+
+
+if __name__ == '__main__':
+  from experts.selection import commands  # Reads weights, and imports this module.
+
+  app.run(commands.main)

@@ -123,7 +123,7 @@ def test_tensorboard_holds_curves_inputs_table_histograms_and_sweeps(workdir):
   for run in ('upstream/baseline', 'experts/full/warm', 'experts/adapter/cold'):
     assert {'loss', 'accuracy', 'learning_rate', 'test_accuracy', 'input'} <= tags(run)
   assert {'steps_per_second', 'images_per_second'} <= tags('upstream')
-  assert {'scores', 'knn_accuracy/stripes', 'knn_accuracy/held-out'} <= {
+  assert {'picks', 'knn/stripes', 'knn/held-out'} <= {
     tag.removesuffix('/text_summary') for tag in tags('select')
   }
   trial = 'transfer/stripes/baseline/validation/lr0.5-steps4-seed0'
@@ -147,7 +147,7 @@ def test_a_second_run_skips_what_is_finished(workdir, config_file):
 def test_a_changed_weights_file_is_refused(workdir, config_file, tmp_path):
   config = runpy.run_path(str(config_file))['get_config']()
   config.phases = ('select',)
-  config.run.tensorboard = False
+  config.run.update(tensorboard=False, embedding_cache='')
   shutil.copytree(workdir / 'weights', tmp_path / 'weights')
   shutil.copy(workdir / 'pool.json', tmp_path)
   params = weights.load(tmp_path / 'weights' / 'full.cold.npz')
@@ -171,7 +171,8 @@ def test_the_domain_predictor_learns_whose_slice_an_image_is_of(
   )
   done = run_main(config_file, tmp_path / 'run', *flags)
   assert done.returncode == 0, done.stderr[-3000:]
-  assert set(json.loads((tmp_path / 'run/domain_predictor.json').read_text())) == {'warm', 'cold'}
+  described = json.loads((tmp_path / 'run/domain_predictor.json').read_text())
+  assert set(described['nodes']) == {'warm', 'cold'}
   predictor = weights.load(tmp_path / 'run/weights/domain_predictor.npz')
   assert predictor['head']['kernel'].shape[1] == 2
   lines = pd.read_csv(tmp_path / 'run/domain_predictor/metrics.csv')

@@ -42,6 +42,52 @@ def test_wilson_refuses_what_is_no_accuracy(correct, number):
     statistics.wilson(correct, number)
 
 
+def _pairs(both: int, won: int, lost: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+  counts = (both, won, lost, neither)
+  return np.repeat([True, True, False, False], counts), np.repeat(
+    [True, False, True, False], counts
+  )
+
+
+@pytest.mark.parametrize(
+  ('won', 'lost', 'p'),
+  # Twice the tail of fair coins: 2 * (1 + 6) / 2**6 and so on.
+  [
+    (5, 1, 14 / 64),
+    (1, 5, 14 / 64),
+    (0, 10, 2 / 1024),
+    (2, 8, 2 * (1 + 10 + 45) / 1024),
+    (1, 0, 1),
+    (4, 4, 1),
+    (0, 0, 1),
+  ],
+)
+def test_mcnemar_equals_the_coins_tail(won, lost, p):
+  assert statistics.mcnemar(*_pairs(7, won, lost, 3)) == pytest.approx(p, rel=1e-12)
+
+
+def test_mcnemar_equals_a_published_table():
+  # Approval ratings of Agresti 1990, Categorical Data Analysis, p. 350; this p-value: Fay 2010, exact2x2, for R.
+  p = statistics.mcnemar(*_pairs(794, 150, 86, 570))
+  assert p == pytest.approx(3.716e-5, rel=2e-4)
+
+
+@hypothesis.given(st.integers(0, 30), st.integers(0, 30), st.integers(0, 30))
+def test_mcnemar_does_not_depend_on_agreement_or_order(won, lost, agreed):
+  p = statistics.mcnemar(*_pairs(0, won, lost, 1))
+  assert 0 < p <= 1
+  assert statistics.mcnemar(*_pairs(agreed, lost, won, agreed)) == p
+
+
+@pytest.mark.parametrize(
+  ('first', 'second'),
+  [([True], [True, False]), ([1, 0], [True, False]), ([[True]], [[True]]), ([0.5], [0.2])],
+)
+def test_mcnemar_refuses_what_is_no_pair_of_outcomes(first, second):
+  with pytest.raises(ValueError, match='two bool lists of one length'):
+    statistics.mcnemar(np.array(first), np.array(second))
+
+
 def test_bootstrap_of_two_values_has_known_ends():
   # Of two values the resampled mean is 0, 0.5 or 1 with probabilities 1/4, 1/2, 1/4.
   assert statistics.bootstrap([0.0, 1.0], np.mean) == (0, 1)

@@ -15,7 +15,13 @@ def _scores(**by_task) -> pd.DataFrame:
     for task, models in by_task.items()
     for model, score in models.items()
   ]
-  return pd.DataFrame(rows).assign(low=0.1, high=0.9, ties=0.0)
+  scores = pd.DataFrame(rows).assign(low=0.1, high=0.9, ties=0.0)
+  return scores.assign(rank=_ranks(scores))
+
+
+def _ranks(scores) -> pd.Series:
+  candidates = scores[scores.kind != 'random']
+  return candidates.groupby('task').score.rank(ascending=False).reindex(scores.index)
 
 
 def _trials(rows) -> pd.DataFrame:
@@ -92,6 +98,7 @@ def test_nothing_fine_tuned_leaves_dashes():
 
 def test_other_strategies_do_not_mix_in():
   other = _SCORES.assign(strategy='linear', score=1 - _SCORES.score)
+  other = other.assign(rank=_ranks(other))
   both = pd.concat([_SCORES, other])
   assert tables.report_table(both, _TRIALS).equals(tables.report_table(_SCORES, _TRIALS))
   assert tables.report_table(both, _TRIALS, 'linear').chosen.iloc[0] == 'full:arrow'
@@ -103,7 +110,7 @@ def test_unknown_strategy_lists_the_known_ones():
 
 
 def test_task_with_random_models_only_is_named():
-  with pytest.raises(ValueError, match="task 'digits' has no scored model but random ones"):
+  with pytest.raises(ValueError, match="task 'digits' has no model with a rank"):
     tables.report_table(_scores(digits={'init': 0.5}), _TRIALS)
 
 
@@ -153,3 +160,14 @@ def test_costs_are_a_task_and_relative_to_selection():
   # One unknown time leaves the mean unknown.
   assert table['seconds a task']['selection'] == 3.0
   assert np.isnan(table['seconds, times selection']['dat'])
+
+
+def test_of_those_tried_under_a_budget_the_best_on_validation_is_chosen():
+  sweeps = _trials(
+    [('digits', 'base', 0, 'validation', 0.7), ('digits', 'full:greek', 0, 'validation', 0.6)]
+    + [('digits', 'full:arrow', 0, 'validation', 0.99), ('letters', 'base', 0, 'validation', 0.1)]
+  )
+  part = _SCORES[_SCORES.task == 'digits']
+  # Ranks: greek, base, arrow; the random network has none.
+  chosen = [tables.choose(part, sweeps, budget).model for budget in (1, 2, 3)]
+  assert chosen == ['full:greek', 'base', 'full:arrow']

@@ -29,7 +29,7 @@ _ADAPTER = dataclasses.replace(
   labels={'α': 7},
   imagenet_accuracy=0.768,
 )
-_MODEL = {'depth': 50, 'width': 1, 'root': 'imagenet'}
+_MODEL = {'depth': 50, 'width': 1, 'root': 'imagenet', 'size': 224, 'resize': 256}
 
 
 def test_what_is_written_is_read(tmp_path):
@@ -57,10 +57,12 @@ def test_file_is_json_that_a_person_can_open(tmp_path):
     'definition': None,
     'labels': None,
     'imagenet_accuracy': None,
+    'size': None,
+    'resize': None,
   }
 
 
-@pytest.mark.parametrize('bad', [{'depth': object()}, {'depth': {1, 2}}])
+@pytest.mark.parametrize('bad', [_MODEL | {'depth': object()}, _MODEL | {'depth': {1, 2}}])
 def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path, bad):
   pool.write(tmp_path / 'pool.json', [_BASELINE], _MODEL)
   with pytest.raises(TypeError):
@@ -86,11 +88,16 @@ def test_missing_file_says_what_makes_it(tmp_path):
   [
     (
       {'kind': 'expert'},
-      "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit",
+      "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit, saved_model, ",
     ),
     ({'kind': 'adapter'}, 'adapters need one, others none'),
     ({'backbone': 'b.npz'}, 'adapters need one, others none'),
     ({'images': '20k'}, "images '20k' must be int"),
+    ({}, "kind 'baseline' needs the pool's 'model', which is empty"),
+    ({'kind': 'bit'}, "no image size: give it one, or the pool's 'model'"),
+    ({'kind': 'bit', 'hash': '', 'size': 224}, 'no hash; only a callable may go without'),
+    ({'kind': 'bit', 'size': 224, 'resize': 200}, 'resize 200 is below size 224'),
+    ({'kind': 'bit', 'resize': 200}, 'resize 200 without a size'),
   ],
 )
 def test_inconsistent_members_are_neither_written_nor_read(tmp_path, change, message):
@@ -107,7 +114,7 @@ def test_inconsistent_members_are_neither_written_nor_read(tmp_path, change, mes
 
 def test_names_must_differ(tmp_path):
   with pytest.raises(ValueError, match='several members named baseline'):
-    pool.write(tmp_path / 'pool.json', [_BASELINE, _ADAPTER, _BASELINE], {})
+    pool.write(tmp_path / 'pool.json', [_BASELINE, _ADAPTER, _BASELINE], _MODEL)
   assert not (tmp_path / 'pool.json').exists()
 
 
@@ -148,3 +155,53 @@ def test_an_expert_of_another_baseline_is_refused(tmp_path):
     ValueError, match=r'adapter:ελληνικά was trained from .* cd34, .* baseline \(ab12\)'
   ):
     pool.write(tmp_path / 'pool.json', [_BASELINE, foreign], _MODEL)
+
+
+_OTHERS = [
+  dataclasses.replace(_BASELINE, name=name, kind=kind, upstream=upstream, parameters=p, dimension=d, size=96)
+  for name, kind, upstream, p, d in (
+    ('R50x3', 'bit', 'imagenet21k', 211_000_000, 6144),
+    ('mobile', 'callable', 'imagenet2012', 3_500_000, 1280),
+    ('bird', 'full', 'glyphs:upstream', 23_500_352, 2048),
+  )
+]  # fmt: skip
+
+
+def test_members_of_any_kind_need_no_model_of_ours(tmp_path):
+  foreign = [
+    dataclasses.replace(_OTHERS[1], name=kind, kind=kind, resize=128)
+    for kind in ('bit', 'saved_model', 'callable', 'embeddings')
+  ]
+  foreign[2] = dataclasses.replace(foreign[2], hash='')
+  foreign[3] = dataclasses.replace(foreign[3], size=None, resize=None)
+  pool.write(tmp_path / 'pool.json', foreign, {})
+  assert pool.read(tmp_path / 'pool.json') == foreign
+  assert pool.read_model(tmp_path / 'pool.json') == {}
+
+
+@pytest.mark.parametrize(
+  ('limits', 'names'),
+  [
+    ({}, 'baseline adapter:ελληνικά R50x3 mobile bird'),
+    ({'max_parameters': 23_500_352}, 'baseline adapter:ελληνικά mobile bird'),
+    ({'max_dimension': 2048}, 'baseline adapter:ελληνικά mobile bird'),
+    ({'max_dimension': 2047}, 'mobile'),
+    ({'kinds': ('full', 'adapter')}, 'adapter:ελληνικά bird'),
+    ({'upstream': 'imagenet2012'}, 'mobile'),
+    ({'upstream': 'glyphs:upstream', 'kinds': ['full']}, 'bird'),
+  ],
+)
+def test_filters_keep_the_members_within_all_limits_in_order(limits, names):
+  members = [_BASELINE, _ADAPTER, *_OTHERS]
+  assert [member.name for member in pool.filter(members, **limits)] == names.split()
+
+
+def test_an_empty_pool_is_refused_with_what_emptied_it():
+  with pytest.raises(ValueError) as error:
+    pool.filter(_OTHERS, max_dimension=2000, kinds=['full', 'bit'])
+  assert str(error.value) == (
+    'no model of 3 is left by max_dimension=2000 (passes 1), kinds=full,bit (passes 2); '
+    "upstreams: 'glyphs:upstream', 'imagenet2012', 'imagenet21k'; kinds: 'bit', 'callable', 'full'"
+  )
+  with pytest.raises(ValueError, match='unknown kinds expert; known: random, baseline'):
+    pool.filter(_OTHERS, kinds=['expert'])

@@ -1,0 +1,173 @@
+"""Scores of models on a task by each strategy that looks at embeddings."""
+
+import base64
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from absl import logging
+
+from experts.phases import members, tasks
+from experts.reporting import statistics
+from experts.selection import embed, evidence, knn, linear, pool, proxies, strategies
+
+Row = dict[str, Any]
+
+# Kinds of networks whose heads have classes first, and the nodes above them behind.
+OWN = ('random', 'baseline', 'checkpoint', 'full', 'adapter')
+# Those whose scores do not come from embeddings of the pool's models.
+_ELSEWHERE = ('random', 'epn', 'kl', 'task_agnostic', 'hybrid', 'oracle', 'oracle_agnostic')
+
+
+def of_embeddings(names: Sequence[str]) -> list[str]:
+  """The strategies among these, and what these rest on, that score embeddings."""
+  wanted = [name for name in names if name not in _ELSEWHERE]
+  # A hybrid's later choices are kNN's.
+  return wanted if 'hybrid' not in names or 'knn' in wanted else [*wanted, 'knn']
+
+
+def score(
+  config: members.Config,
+  names: Sequence[str],
+  task: tasks.Task,
+  embedded: embed.Embedded,
+  leaves: Callable[[pool.Member], int | None],
+) -> list[Row]:
+  """Scores a unit of models on a task.
+
+  Args:
+    config: the whole config.
+    names: from `of_embeddings`.
+    task: whose images were embedded, in the order of `task.all`.
+    embedded: what the models make of them.
+    leaves: member -> outputs of its head that are classes, None for all of them.
+
+  Returns:
+    For each strategy and model: task, model, strategy, score (not a number where the model lacks what the strategy
+    needs), and what else is known: low, high, ties, duplicates, and the images that kNN got right.
+  """
+  rows = []
+  shared = _Shared(task, embedded, leaves)
+  for name in names:
+    scorer = _SCORERS.get(name, _by_proxy(name))
+    for member, found in zip(embedded.members, scorer(config, shared), strict=True):
+      rows.append({'task': task.name, 'model': member.name, 'strategy': name, **found})
+  return rows
+
+
+class _Shared:
+  """A unit of models on a task, and what several proxies look at, computed once."""
+
+  def __init__(self, task: tasks.Task, embedded: embed.Embedded, leaves):
+    self.task, self.members = task, embedded.members
+    self.labels, self.embeddings = task.labels, embedded.embeddings
+    self.fit = np.arange(len(task.fit))
+    self.validation = np.arange(len(task.fit), len(task.all))
+    self._embedded, self._leaves = embedded, leaves
+    self._evidence = {}
+
+  def evidence(self, index: int) -> evidence.Evidence:
+    if index not in self._evidence:
+      member = self.members[index]
+      self._evidence[index] = evidence.Evidence(
+        self.embeddings[index],
+        self.labels,
+        self._embedded.source(index, self._leaves(member)),
+        f'model {member.name!r}',
+      )
+    return self._evidence[index]
+
+  def failed(self, error: ValueError) -> ValueError:
+    names = ', '.join(member.name for member in self.members)
+    return ValueError(f'task {self.task.name!r}, models {names}: {error}')
+
+
+def by_knn(config: members.Config, embeddings: np.ndarray, labels: np.ndarray) -> list[Row]:
+  """Leave-one-out rows of E models without their names; embeddings [E, N, D]."""
+  return _rows(
+    knn.leave_one_out(embeddings, labels, k=config.select.k, metric=config.select.metric)
+  )
+
+
+def _knn(config: members.Config, shared: _Shared) -> list[Row]:
+  try:
+    return by_knn(config, shared.embeddings, shared.labels)
+  except ValueError as error:
+    raise shared.failed(error) from error
+
+
+def _knn_holdout(config: members.Config, shared: _Shared) -> list[Row]:
+  try:
+    found = knn.hold_out(
+      shared.embeddings,
+      shared.labels,
+      shared.fit,
+      shared.validation,
+      k=config.select.k,
+      metric=config.select.metric,
+    )
+  except ValueError as error:
+    raise shared.failed(error) from error
+  return _rows(found)
+
+
+def _rows(found: knn.Scores) -> list[Row]:
+  rows = []
+  for i, correct in enumerate(found.correct):
+    low, high = statistics.wilson(int(correct.sum()), len(correct))
+    rows.append(
+      {
+        'score': float(found.accuracy[i]),
+        'low': low,
+        'high': high,
+        'ties': float(found.ties[i]),
+        'duplicates': int(found.duplicates[i]),
+        # As text, for it may have to cross hosts.
+        'correct': base64.b64encode(np.packbits(correct)).decode(),
+        'images': len(correct),
+      }
+    )
+  return rows
+
+
+def correct(row: Row) -> np.ndarray:
+  """Which images kNN got right, bool [N], of a row that `score` made."""
+  bits = np.frombuffer(base64.b64decode(row['correct']), np.uint8)
+  return np.unpackbits(bits, count=int(row['images'])).astype(bool)
+
+
+def _linear(config: members.Config, shared: _Shared) -> list[Row]:
+  try:
+    found = linear.linear_accuracy(
+      shared.embeddings, shared.labels, shared.fit, shared.validation, seed=config.seed
+    )
+  except ValueError as error:
+    raise shared.failed(error) from error
+  rows = []
+  for right, accuracy in zip(found.correct, found.accuracy):
+    low, high = statistics.wilson(int(right), len(shared.validation))
+    images = len(shared.validation)
+    rows.append({'score': float(accuracy), 'low': low, 'high': high, 'images': images})
+  return rows
+
+
+def _by_proxy(name: str) -> Callable[[members.Config, _Shared], list[Row]]:
+  def scores(_, shared: _Shared) -> list[Row]:
+    rows = []
+    for index in range(len(shared.members)):
+      try:
+        value = float(proxies.PROXIES[name](shared.evidence(index)))
+      except ValueError as error:
+        # Of one model of a pool; if all lack it, that is said at the end.
+        logging.warning('task %r: no %s: %s', shared.task.name, name, error)
+        value = float('nan')
+      rows.append({'score': value, 'images': len(shared.labels)})
+    return rows
+
+  return scores
+
+
+_SCORERS = {'knn': _knn, 'knn_holdout': _knn_holdout, 'linear': _linear}
+
+# Every name that a config may ask for is either scored here or known to `select`.
+assert {*_SCORERS, *proxies.PROXIES, *_ELSEWHERE} == set(strategies.NAMES)

@@ -1,0 +1,330 @@
+"""Embeddings of a whole pool, model by model; memory does not grow with the pool."""
+
+import dataclasses
+import functools
+import hashlib
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from absl import logging
+
+from experts.models import resnet
+from experts.selection import cache, foreign, networks, pool
+
+
+class Images:
+  """A task's images, decoded only when a model that is not cached wants them.
+
+  Attributes:
+    name: the task's.
+    count: their number N.
+  """
+
+  def __init__(
+    self,
+    name: str,
+    count: int,
+    decode: Callable[[int, int], np.ndarray],
+    fingerprint: str = '',
+  ):
+    """Describes images.
+
+    Args:
+      name: of the task; precomputed embeddings are found by it.
+      count: how many.
+      decode: (size, resize) -> uint8 [N, size, size, 3]: resized to `resize` and cropped to the centre, or resized to
+        `size` where `resize` is 0.
+      fingerprint: of the data source and the images' indices: another one for other images. Without it they are told
+        apart by their pixels, and so decoded even if every model is cached.
+    """
+    self.name, self.count = name, count
+    self._decode, self._fingerprint = decode, fingerprint
+    self._held = {}
+
+  def pixels(self, size: int, resize: int) -> np.ndarray:
+    """uint8 [N, size, size, 3]; those of the last size are held."""
+    if (size, resize) not in self._held:
+      self._held = {}
+      pixels = self._decode(size, resize)
+      if pixels.shape != (self.count, size, size, 3) or pixels.dtype != np.uint8:
+        raise ValueError(
+          f'images of {self.name!r} are {pixels.dtype} {pixels.shape}, not uint8 ({self.count}, {size}, {size}, 3)'
+        )
+      self._held[size, resize] = pixels
+    return self._held[size, resize]
+
+  def identity(self, size: int, resize: int) -> str:
+    """Equal for equal images."""
+    if self._fingerprint:
+      return f'{self._fingerprint} {self.count}'
+    return hashlib.sha256(np.ascontiguousarray(self.pixels(size, resize))).hexdigest()
+
+  def take(self, indices: np.ndarray) -> 'Images':
+    """Some of the images, in this order; these and all of them are decoded once."""
+    indices = np.asarray(indices)
+    known = (
+      f'{self._fingerprint} {self.count} {hashlib.sha256(indices.astype(np.int64)).hexdigest()}'
+    )
+    return Images(
+      self.name,
+      len(indices),
+      lambda size, resize: self.pixels(size, resize)[indices],
+      known if self._fingerprint else '',
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+  """What the models of a unit make of a task's images.
+
+  Attributes:
+    members: E models whose embeddings are of one dimension.
+    images: the task's.
+    embeddings: float32 [E, N, D].
+    logits: float32 [N, C] of each model over its upstream classes; None of one without a head, or if not asked for. Our
+      own networks' are of their leaf classes first and then of the nodes above.
+  """
+
+  members: list[pool.Member]
+  images: Images
+  embeddings: np.ndarray
+  logits: list[np.ndarray | None]
+
+  def source(self, model: int, leaves: int | None = None) -> np.ndarray | None:
+    """Probabilities [N, C] of a model's upstream classes, its softmax over the first `leaves` of them."""
+    if self.logits[model] is None:
+      return None
+    return np.asarray(jax.nn.softmax(self.logits[model][:, :leaves]))
+
+
+def embed_pool(
+  members: Sequence[pool.Member],
+  folder: str,
+  tasks: Sequence[Images],
+  settings: Mapping[str, Any],
+  model: resnet.ResNet | None,
+  batch_size: int,
+  kept: cache.Cache | None = None,
+  with_logits: bool = False,
+) -> Iterator[Embedded]:
+  """Embeds the images of every task with every model: model outer, task inner.
+
+  Networks are spread over this process's devices. While a unit of models computes, a thread reads the weights of the
+  next and copies them to the devices.
+
+  Args:
+    members: this process's share of the pool.
+    folder: of the pool file.
+    tasks: images.
+    settings: the pool's 'model'.
+    model: the network that they describe; None if they are {}.
+    batch_size: most images of one pass.
+    kept: where embeddings are looked up, and kept. Where all of a model's are there, neither its weights nor images are
+      read.
+    with_logits: whether to give the logits, too; see `Embedded`.
+
+  Yields:
+    Units of models by task; of a unit all tasks in turn; of the models that take images of one size the cached ones
+    first.
+
+  Raises:
+    FileNotFoundError: missing weights.
+    ValueError: weights that differ from the pool's hash, a model that fails, or whose embeddings have a wrong shape,
+      are not finite, or all the same; one line that names the model.
+  """
+  by_size = {}
+  for member in members:
+    by_size.setdefault(preprocessing(member, settings), []).append(member)
+  for (size, resize), part in by_size.items():
+    run = _Run(folder, size, resize, model, batch_size, kept, with_logits)
+    yield from run.embed(part, tasks)
+  if kept:
+    logging.info(
+      'cache: %d embeddings read, %d written (%.1f MB, float32)',
+      kept.found, kept.written, kept.bytes / 1e6,
+    )  # fmt: skip
+
+
+def preprocessing(member: pool.Member, settings: Mapping[str, Any]) -> tuple[int, int]:
+  """(size, resize) of the images that a model takes, resize 0 for no crop; (0, 0) if it takes none."""
+  if member.kind == 'embeddings':
+    return 0, 0
+  own = member.size is not None
+  size = member.size if own else settings['size']
+  resize = (member.resize if own else settings.get('resize')) or 0
+  return size, resize if resize > size else 0
+
+
+@dataclasses.dataclass(frozen=True)
+class _Loaded:
+  """A unit's models: images -> embeddings [E, N, D] and what logits come with them, and their heads on the host."""
+
+  embed: Callable[[Images], tuple[np.ndarray, list[np.ndarray | None]]]
+  heads: list[Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Run:
+  """Embeds with models that take images of one size."""
+
+  folder: str
+  size: int
+  resize: int
+  model: resnet.ResNet | None
+  batch_size: int
+  kept: cache.Cache | None
+  with_logits: bool
+
+  def embed(self, members: list[pool.Member], tasks: Sequence[Images]) -> Iterator[Embedded]:
+    keys = self._keys(members, tasks)
+    keys_of = lambda unit, i: [keys[member.name][i] for member in unit]
+    wanted = 'logits' if self.with_logits else 'embeddings'
+    cached = [m for m in members if all(k and self.kept.has(k, wanted) for k in keys[m.name])]
+    names = {member.name for member in cached}
+    fresh = [member for member in members if member.name not in names]
+    number = jax.local_device_count()
+    for unit in networks.units(cached, number):
+      # Only where an entry turns out to be damaged.
+      load = functools.cache(functools.partial(self._load, unit))
+      for i, task in enumerate(tasks):
+        yield self._of_task(unit[0], task, keys_of(unit[0], i), load)
+    for unit, loaded in _ahead(self._load, networks.units(fresh, number)):
+      for i, task in enumerate(tasks):
+        yield self._of_task(unit[0], task, keys_of(unit[0], i), lambda loaded=loaded: loaded)
+      # Before the thread goes on: of the weights, at most two units' are there.
+      del loaded
+
+  def _keys(self, members, tasks) -> dict[str, list[str | None]]:
+    """The cache's names of each member's embeddings of the tasks; none for what is not kept."""
+    contents = {member.name: self._content(member) for member in members}
+    if not any(contents.values()):
+      return {name: [None] * len(tasks) for name in contents}
+    images = [task.identity(self.size, self.resize) for task in tasks]
+    return {
+      name: [content and cache.key(*content, self.size, self.resize, one) for one in images]
+      for name, content in contents.items()
+    }
+
+  def _content(self, member) -> tuple | None:
+    """What a member computes its embeddings with; None if that is not known, or needs no cache."""
+    if not self.kept or not member.hash or member.kind == 'embeddings':
+      return None
+    if member.kind == 'callable':
+      return member.kind, member.weights, member.hash
+    if member.kind == 'saved_model':
+      return member.kind, member.hash
+    if member.kind == 'adapter' and not member.trained_from:
+      return None
+    backbone = member.trained_from if member.kind == 'adapter' else ''
+    return 'network', member.hash, backbone, jnp.dtype(self._dtype).name
+
+  @property
+  def _dtype(self):
+    if self.model is not None:
+      return self.model.dtype
+    return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+
+  def _load(self, unit: tuple[list[pool.Member], int]) -> _Loaded:
+    members, groups = unit
+    first = members[0]
+    if first.kind == 'embeddings':
+      tables = foreign.load_embeddings(first, self.folder)
+      return _Loaded(lambda task: (_of_table(first, tables, task), [None]), [None])
+    if first.kind in ('callable', 'saved_model'):
+      function = foreign.load_function(first, self.folder)
+
+      def by_function(task):
+        pixels = task.pixels(self.size, self.resize)
+        embeddings, logits = foreign.embed(first, function, pixels, self.batch_size)
+        return embeddings[None], [logits]
+
+      return _Loaded(by_function, [None])
+    mesh = networks.make_mesh(groups, jax.local_devices())
+    model, params, heads = networks.load_unit(members, self.folder, mesh, self.model, self._dtype)
+
+    def by_network(task):
+      pixels = task.pixels(self.size, self.resize)
+      return networks.embed(model, mesh, params, pixels, self.batch_size), [None] * len(members)
+
+    return _Loaded(by_network, heads if self.with_logits else [])
+
+  def _of_task(self, members, task, keys, load) -> Embedded:
+    entries = [self.kept.read(key) if key else None for key in keys]
+    before = [set(entry or ()) for entry in entries]
+    if None in entries:
+      embeddings, logits = load().embed(task)
+      _check(members, task, embeddings)
+      computed = [
+        {'embeddings': own} | ({} if scores is None else {'logits': scores})
+        for own, scores in zip(embeddings, logits)
+      ]
+      entries = [new if entry is None else entry for entry, new in zip(entries, computed)]
+    if self.with_logits and not all('logits' in entry for entry in entries):
+      for entry, head in zip(entries, load().heads):
+        entry.setdefault('logits', _logits(entry['embeddings'], head))
+    for key, entry, known in zip(keys, entries, before):
+      if key and set(entry) != known:
+        self.kept.write(key, entry)
+    logits = [entry.get('logits') if self.with_logits else None for entry in entries]
+    return Embedded(
+      members,
+      task,
+      np.stack([entry['embeddings'] for entry in entries]),
+      [None if scores is None or not scores.size else scores for scores in logits],
+    )
+
+
+def _ahead(load: Callable, units: Sequence) -> Iterator[tuple]:
+  """Yields each unit and what `load` makes of it, while a thread loads the next."""
+  with futures.ThreadPoolExecutor(1, 'weights') as reader:
+    coming = reader.submit(load, units[0]) if units else None
+    for unit, following in itertools.zip_longest(units, units[1:]):
+      loaded = coming.result()
+      coming = reader.submit(load, following) if following else None
+      yield unit, loaded
+      del loaded
+
+
+def _logits(embeddings: np.ndarray, head: Mapping[str, np.ndarray] | None) -> np.ndarray:
+  """[N, C]; C = 0 says in the cache that there is no head."""
+  if head is None:
+    return np.zeros((len(embeddings), 0), np.float32)
+  return np.asarray(_scores(embeddings, head['kernel'], head['bias']))
+
+
+@jax.jit
+def _scores(embeddings, kernel, bias):
+  return jnp.matmul(embeddings, kernel, precision=jax.lax.Precision.HIGHEST) + bias
+
+
+def _of_table(member, tables, task) -> np.ndarray:
+  if task.name not in tables:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} has no embeddings of the task {task.name!r}; it has those of '
+      f'{", ".join(tables)}'
+    )
+  return np.asarray(tables[task.name], np.float32)[None]
+
+
+def _check(members: Sequence[pool.Member], task: Images, embeddings: np.ndarray) -> None:
+  for member, own in zip(members, embeddings):
+    label = f'model {member.name!r} on the images of {task.name!r}'
+    if own.shape != (task.count, member.dimension):
+      raise ValueError(
+        f'{label}: embeddings have shape {own.shape}; {task.count} images and the pool file make it '
+        f'({task.count}, {member.dimension})'
+      )
+    bad = int(np.sum(~np.isfinite(own).all(axis=1)))
+    if bad:
+      raise ValueError(
+        f'{label}: {bad} of {task.count} embeddings are not finite; check its weights and its input range'
+      )
+    if task.count > 1 and (own == own[0]).all():
+      raise ValueError(
+        f'{label}: all embeddings are the same; check its weights and its input range'
+      )

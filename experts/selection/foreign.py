@@ -1,0 +1,154 @@
+"""Embeddings of models that are not our own: TensorFlow's, any Python function's, and those computed elsewhere."""
+
+import hashlib
+import importlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from experts.selection import pool
+
+# uint8 [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]
+Function = Callable[[np.ndarray], Any]
+
+
+def content_hash(path: str) -> str:
+  """Returns the SHA-256 of a file, or of the names and bytes of all files of a folder."""
+  if os.path.isfile(path):
+    with open(path, 'rb') as file:
+      return hashlib.file_digest(file, 'sha256').hexdigest()
+  root, digest = pathlib.Path(path), hashlib.sha256()
+  for file in sorted(entry for entry in root.rglob('*') if entry.is_file()):
+    digest.update(f'{file.relative_to(root).as_posix()} {file.stat().st_size}\n'.encode())
+    digest.update(file.read_bytes())
+  return digest.hexdigest()
+
+
+def load_function(member: pool.Member, folder: str) -> Function:
+  """Returns what a `callable` or `saved_model` member computes.
+
+  Raises:
+    FileNotFoundError: no such SavedModel.
+    ValueError: not the weights that the pool lists, no such function, or a SavedModel that has none.
+  """
+  if member.kind == 'callable':
+    return _find(member)
+  return _saved_model(member, _verified(member, folder))
+
+
+def load_embeddings(member: pool.Member, folder: str) -> dict[str, np.ndarray]:
+  """Reads an `embeddings` member's arrays, by task."""
+  path = _verified(member, folder)
+  with np.load(path, allow_pickle=False) as file:
+    return {task: file[task] for task in file.files}
+
+
+def embed(
+  member: pool.Member, function: Function, pixels: np.ndarray, batch_size: int
+) -> tuple[np.ndarray, np.ndarray | None]:
+  """Embeds images with a member's function.
+
+  Args:
+    member: for messages.
+    function: from `load_function`.
+    pixels: uint8 [N, S, S, 3].
+    batch_size: most images of one call.
+
+  Returns:
+    float32 embeddings [N, D], and logits [N, C] where it gives class probabilities (the softmax of these are those).
+
+  Raises:
+    ValueError: the function fails, or returns something of another shape; one line that names the model.
+  """
+  done = []
+  for start in range(0, len(pixels), batch_size):
+    batch = pixels[start : start + batch_size]
+    try:
+      result = function(batch)
+      pair = result if isinstance(result, tuple | list) and len(result) == 2 else (result,)
+      parts = [np.asarray(each, np.float32) for each in pair]
+    except Exception as error:
+      raise ValueError(
+        f'model {member.name!r}: {member.weights} failed on images {batch.shape}: '
+        f'{type(error).__name__}: {" ".join(str(error).split())}'
+      ) from error
+    for part, what in zip(parts, ('embeddings', 'probabilities')):
+      if part.ndim != 2 or len(part) != len(batch):
+        raise ValueError(
+          f'model {member.name!r}: {member.weights} returned {what} of shape {part.shape} for {len(batch)} images; '
+          f'it must be ({len(batch)}, dimension)'
+        )
+    done.append(parts)
+  if len({tuple(part.shape[1] for part in parts) for parts in done}) > 1:
+    raise ValueError(f'model {member.name!r}: {member.weights} changes its shape between batches')
+  embeddings, *probabilities = (np.concatenate(parts) for parts in zip(*done))
+  return embeddings, _logits(member, *probabilities) if probabilities else None
+
+
+def _logits(member: pool.Member, probabilities: np.ndarray) -> np.ndarray:
+  sums = probabilities.sum(axis=1)
+  if not (probabilities.min() >= 0 and np.abs(sums - 1).max() < 0.01):
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} returned probabilities from {probabilities.min():.3g} on with sums '
+      f'from {sums.min():.3g} to {sums.max():.3g}; they must be at least 0 and sum to 1'
+    )
+  with np.errstate(divide='ignore'):
+    return np.log(probabilities)
+
+
+def _verified(member: pool.Member, folder: str) -> str:
+  path = os.path.join(folder, member.weights)
+  if not os.path.exists(path):
+    raise FileNotFoundError(f'no weights of {member.name!r} at {path}')
+  if content_hash(path) != member.hash:
+    raise ValueError(
+      f'{member.weights}: not the weights that the pool lists for {member.name!r} (hashes differ); '
+      'if they are meant to be new, add the model anew'
+    )
+  return path
+
+
+def _find(member: pool.Member) -> Function:
+  name, _, attribute = member.weights.partition(':')
+  if not (name and attribute):
+    raise ValueError(
+      f'model {member.name!r}: weights {member.weights!r} of a callable must be module:function'
+    )
+  try:
+    return getattr(importlib.import_module(name), attribute)
+  except (ImportError, AttributeError) as error:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} cannot be imported ({error}); is its folder in PYTHONPATH?'
+    ) from error
+
+
+def _saved_model(member: pool.Member, path: str) -> Function:
+  import tensorflow as tf  # 10 s, for those who need it.
+
+  loaded = tf.saved_model.load(path)
+  function = loaded if callable(loaded) else loaded.signatures.get('serving_default')
+  if function is None:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} has nothing to call; it has {", ".join(loaded.signatures) or "no signatures"}'
+    )
+
+  def run(images: np.ndarray) -> np.ndarray:
+    images = tf.constant(images.astype(np.float32) / 255)
+    if callable(loaded):
+      result = function(images)
+    else:
+      (name,) = function.structured_input_signature[1]
+      result = function(**{name: images})
+    if isinstance(result, dict):
+      if len(result) != 1:
+        raise ValueError(f'several outputs, {", ".join(result)}: one must be left')
+      (result,) = result.values()
+    # A tensor that could pass for a pair.
+    return result.numpy()
+
+  # The module lives as long as its function is used.
+  run.loaded = loaded
+  return run

@@ -1,0 +1,185 @@
+"""Embeddings of our own networks and of BiT's: one or several in one compiled pass."""
+
+import collections
+import functools
+import itertools
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from experts.models import adapters, resnet, weights
+from experts.selection import pool
+
+Params = Any
+
+# Adapter experts share the backbone: up to that many at once make one large batch of it.
+_AT_ONCE = 8
+# Batches that the device has before it: one that it computes, one that is copied to it meanwhile.
+_IN_FLIGHT = 2
+
+
+def load_member(member: pool.Member, folder: str) -> dict:
+  """Reads a network's parameter trees and checks that they are those the pool was made with.
+
+  Args:
+    member: one of our own networks, or one of BiT's.
+    folder: of the pool file.
+
+  Returns:
+    {'backbone', 'head'}, and for an adapter expert 'adapter'.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: the file is damaged, or not the one that the pool lists.
+  """
+  own = read(member.weights, folder, member.hash, member.name, member.kind == 'bit')
+  if not member.backbone:
+    return own
+  return {**read(member.backbone, folder, member.trained_from, member.name), **own}
+
+
+def read(path: str, folder: str, content: str | None, name: str, bit: bool = False) -> dict:
+  """Reads the trees of a file, and checks them against the hash that the pool has of them, if any."""
+  full = os.path.join(folder, path)
+  if not os.path.exists(full):
+    raise FileNotFoundError(f'no weights of {name!r} at {full}')
+  trees = weights.load_bit(full) if bit else weights.load(full)
+  if content and weights.content_hash(trees) != content:
+    raise ValueError(
+      f'{path}: not the weights that the pool lists for {name!r} (hashes differ); '
+      'run the phase that makes them again, or add the model anew'
+    )
+  return trees
+
+
+def units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[pool.Member], int]]:
+  """Models that are embedded in one pass, and over how many groups of a process's devices."""
+  found = []
+  for (alone, bank, _), group in itertools.groupby(candidates, _alike):
+    group = list(group)
+    while group:
+      most = 1 if alone else min(devices, len(group))
+      groups = max(n for n in range(1, most + 1) if devices % n == 0)
+      each = min(_AT_ONCE, len(group) // groups) if bank else 1
+      found.append((group[: groups * each], groups))
+      group = group[groups * each :]
+  return found
+
+
+def _alike(member: pool.Member) -> tuple:
+  """Equal for members that one program embeds."""
+  if member.kind not in pool.NETWORKS:
+    return True, False, member.name
+  return False, member.kind == 'adapter', member.backbone
+
+
+def make_mesh(groups: int, devices: Sequence[jax.Device]) -> Mesh:
+  """Devices of this process: models along 'population', images along 'data'."""
+  grid = np.array(devices).reshape(groups, -1)
+  return Mesh(grid, ('population', 'data'), axis_types=(AxisType.Auto,) * 2)
+
+
+def load_unit(
+  unit: Sequence[pool.Member], folder: str, mesh: Mesh, model: resnet.ResNet | None, dtype: Any
+) -> tuple[resnet.ResNet, dict, list[Params | None]]:
+  """Reads the members of a unit and starts to copy them to the devices.
+
+  Args:
+    unit: from `units`.
+    folder: of the pool file.
+    mesh: from `make_mesh`.
+    model: the pool's network.
+    dtype: of activations, for a network that is inferred from its weights.
+
+  Returns:
+    `embed`'s model and params, and the members' heads on the host, None for one without.
+  """
+  if unit[0].kind == 'adapter':
+    first = unit[0]
+    shared = read(first.backbone, folder, first.trained_from, first.name)
+    own = [read(m.weights, folder, m.hash, m.name)['adapter'] for m in unit]
+    params = {'backbone': shared['backbone'], 'bank': _stack(own)}
+    heads = [shared.get('head')] * len(unit)
+  else:
+    loaded = [load_member(member, folder) for member in unit]
+    params = {'backbone': _stack([trees['backbone'] for trees in loaded])}
+    heads = [trees.get('head') for trees in loaded]
+    if unit[0].kind == 'bit':
+      model = weights.infer(loaded[0]).clone(dtype=dtype)
+  places = placement('bank' in params)
+  placed = {
+    name: jax.device_put(params[name], NamedSharding(mesh, spec)) for name, spec in places.items()
+  }
+  return model, placed, heads
+
+
+def _stack(trees: Sequence[Params]) -> Params:
+  if len(trees) == 1:
+    return jax.tree.map(lambda leaf: leaf[None], trees[0])
+  return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
+
+
+def placement(bank: bool) -> dict[str, P]:
+  """Where a unit's parameters lie on the mesh: models and adapters are spread, a shared backbone is everywhere."""
+  return {'backbone': P(), 'bank': P('population')} if bank else {'backbone': P('population')}
+
+
+def embed(
+  model: resnet.ResNet, mesh: Mesh, params: dict, pixels: np.ndarray, batch_size: int
+) -> np.ndarray:
+  """Embeds images with every model of a unit.
+
+  Args:
+    model: the backbone.
+    mesh: see `make_mesh`.
+    params: on the mesh; 'backbone' with a leading axis of a model for each group of devices, or one 'backbone' and a
+      'bank' of E adapters.
+    pixels: uint8 [N, S, S, 3].
+    batch_size: most images of one pass.
+
+  Returns:
+    float32 [E, N, D].
+  """
+  program = make_program(model, mesh)
+  sharding = NamedSharding(mesh, P('data'))
+  shards = mesh.shape['data']
+  batch_size = -(-min(batch_size, len(pixels)) // shards) * shards
+  waiting, done = collections.deque(), []
+  for start in range(0, len(pixels), batch_size):
+    batch = pixels[start : start + batch_size]
+    if len(batch) < batch_size:
+      # One shape, one program: the last batch is filled up and cut again.
+      batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
+    waiting.append(program(params, jax.device_put(batch, sharding)))
+    if len(waiting) > _IN_FLIGHT:
+      done.append(np.asarray(waiting.popleft()))
+  done += map(np.asarray, waiting)
+  return np.concatenate(done, axis=1)[:, : len(pixels)]
+
+
+@functools.cache
+def make_program(model: resnet.ResNet, mesh: Mesh) -> jax.stages.Wrapped:
+  """The embedding of one batch: (params, uint8 images [B, S, S, 3]) -> [E, B, D]; see `embed`."""
+
+  def of_bank(params, images):
+    return adapters.embed_bank(model, params['backbone'], params['bank'], images)
+
+  def of_model(params, images):
+    backbone = jax.tree.map(lambda leaf: leaf[0], params['backbone'])
+    return resnet.forward(model, {'backbone': backbone}, images)[1][None]
+
+  def program(params, pixels):
+    bank = 'bank' in params
+    return jax.shard_map(
+      lambda params, pixels: (of_bank if bank else of_model)(params, resnet.normalise(pixels)),
+      mesh=mesh,
+      in_specs=(placement(bank), P('data')),
+      out_specs=P('population', 'data'),
+    )(params, pixels)
+
+  return jax.jit(program)
