@@ -337,7 +337,7 @@ def _tasks(config) -> Mapping[str, _Task]:
   for name, spec in config.tasks.items():
     source, _, vtab_name = spec.data.partition(':')
     if source == 'vtab':
-      task = vtab.TASKS[vtab_name]
+      task, _ = vtab.find(vtab_name)
       sizes[name] = _Task(
         spec.train_images, spec.validation_images, task.counts['test'], task.num_classes
       )

@@ -13,8 +13,6 @@ from experts.selection import embed, evidence, knn, linear, pool, proxies, strat
 
 Row = dict[str, Any]
 
-# Kinds of networks whose heads have classes first, and the nodes above them behind.
-OWN = ('random', 'baseline', 'checkpoint', 'full', 'adapter')
 # Those whose scores do not come from embeddings of the pool's models.
 _ELSEWHERE = ('random', 'epn', 'kl', 'task_agnostic', 'hybrid', 'oracle', 'oracle_agnostic')
 

@@ -129,7 +129,7 @@ class _Pool:
   def leaves(self, member: pool.Member) -> int | None:
     """Outputs of a head that are classes; those of the nodes above them come behind."""
     tree = self.labels.get(member.upstream)
-    return tree.num_leaves if tree and member.kind in scoring.OWN else None
+    return tree.num_leaves if tree and member.kind in pool.NETWORKS else None
 
   def embed(
     self,
@@ -209,7 +209,9 @@ def _by_halving(config, chosen, loaded, names):
       f'config.select.first_images={config.select.first_images} halves the pool by kNN; {", ".join(sorted(others))} would '
       'need all models on all images'
     )
-  rows, seconds, mine, kept = [], {}, chosen.mine(), open_cache(config)
+  rows, seconds, kept = [], {}, open_cache(config)
+  # A control takes no candidate's place among those that go on.
+  mine = [member for member in chosen.mine() if member.kind != 'random']
   place = {member.name: i for i, member in enumerate(mine)}
   always = [i for i, member in enumerate(mine) if member.kind == 'baseline']
   for task in loaded if mine else []:

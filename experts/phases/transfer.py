@@ -39,7 +39,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      if member.kind not in pool.NETWORKS:
+      if member.kind not in (*pool.NETWORKS, 'bit'):
         logging.warning(
           'transfer: %s is of the kind %s, which can be ranked, but not fine-tuned here',
           member.name,
@@ -123,15 +123,11 @@ class Trainer:
     self._task, self._member = task, member
     params = networks.load_member(member, folder)
     self._params = {name: params[name] for name in ('backbone', 'adapter') if name in params}
-    self._model = members.make_model(settings) if member.kind != 'bit' else weights.infer(params)
-    self._network = {
-      'depth': self._model.depth,
-      'width': self._model.width,
-      'root': self._model.root,
-      'dtype': settings.get('dtype', 'auto'),
-      'size': config.image.size,
-      'resize': config.image.resize,
-    }
+    if member.kind == 'bit':
+      found = weights.infer(params)
+      settings = {'depth': found.depth, 'width': found.width, 'root': found.root, 'dtype': 'auto'}
+    self._model = members.make_model(settings)
+    self._network = {**settings, 'size': config.image.size, 'resize': config.image.resize}
     self._key = {'task': task.name, 'model': member.name}
 
   def sweep(self) -> tuple[float, int]:
