@@ -121,13 +121,7 @@ class Trainer:
   ):
     self._config, self._board, self._trials = config, board, trials
     self._task, self._member = task, member
-    params = networks.load_member(member, folder)
-    self._params = {name: params[name] for name in ('backbone', 'adapter') if name in params}
-    if member.kind == 'bit':
-      found = weights.infer(params)
-      settings = {'depth': found.depth, 'width': found.width, 'root': found.root, 'dtype': 'auto'}
-    self._model = members.make_model(settings)
-    self._network = {**settings, 'size': config.image.size, 'resize': config.image.resize}
+    self._settings, self._folder = settings, folder
     self._key = {'task': task.name, 'model': member.name}
 
   def sweep(self) -> tuple[float, int]:
@@ -163,11 +157,22 @@ class Trainer:
     if not self._trials.find(**self._key, split=_TEST):
       self._record([rate] * number, steps, seeds, _TEST, accuracy)
 
+  def _load(self) -> tuple[dict[str, Any], dict]:
+    """What kind of network it is, and its parameters without a head; not held, for there may be hundreds."""
+    params = networks.load_member(self._member, self._folder)
+    params.pop('head', None)
+    if self._member.kind != 'bit':
+      return {name: self._settings[name] for name in ('depth', 'width', 'root', 'dtype')}, params
+    found = weights.infer(params)
+    settings = {'depth': found.depth, 'width': found.width, 'root': found.root, 'dtype': 'auto'}
+    return settings, params
+
   def _train(self, indices, steps, rates, seeds, split, kept=None):
     """Trains a member for each rate and seed; returns their accuracies, and adds their trees to `kept`."""
     section = self._config.transfer
-    head = jax.device_get(resnet.init_head(self._model, self._task.train.num_classes))
-    params = {**self._params, 'head': head}
+    settings, params = self._load()
+    model = members.make_model(settings)
+    params['head'] = jax.device_get(resnet.init_head(model, self._task.train.num_classes))
     run = f'transfer/{self._task.name}/{self._member.name}/{split}'
     names = [f'lr{rate:g}-steps{steps}-seed{seed}' for rate, seed in zip(rates, seeds)]
     streams = [
@@ -183,7 +188,7 @@ class Trainer:
     found = []
 
     def evaluate(mesh, _, trained):
-      predict = members.predict(self._model)
+      predict = members.predict(model)
       count = members.evaluator(self._config, mesh, predict, {})
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
@@ -197,10 +202,10 @@ class Trainer:
       self._board,
       run,
       streams,
-      self._model,
+      model,
       population.repeat(params, len(names)),
       {},
-      members.single_label(self._model),
+      members.single_label(model),
       steps,
       learning_rates=rates,
       evaluate=evaluate,
@@ -234,6 +239,10 @@ class Trainer:
       'steps': steps,
       'test_accuracy': float(accuracy[middle]),
       'classes': list(self._task.train.class_names),
-      'network': self._network,
+      'network': {
+        **self._load()[0],
+        'size': self._config.image.size,
+        'resize': self._config.image.resize,
+      },
     }
     members.write_json(f'{folder}/model.json', described)
