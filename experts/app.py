@@ -21,6 +21,7 @@ from experts.training.board import Board
 # Phase -> the fields of the config that its results depend on (those of the phases before it included).
 _NETWORK = ('seed', 'model', 'image', 'upstream', 'pool', 'experts')
 _INPUTS = {
+  'predict': ('model', 'images'),
   'upstream': _NETWORK[:-2],
   'experts': _NETWORK,
   'domain_predictor': (*_NETWORK, 'domain_predictor'),

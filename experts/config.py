@@ -198,15 +198,27 @@ SCHEMA = {
   },
 }
 
+# To classify images with what a transfer left needs little; `model` is a file there.
+PREDICT_SCHEMA = {
+  'phases': some_of('predict'),
+  'seed': SCHEMA['seed'],
+  'model': STR,
+  'images': STR,
+  'run': SCHEMA['run'],
+}
+
 
 def validate(config: ml_collections.ConfigDict) -> None:
-  """Checks a config against `SCHEMA`.
+  """Checks a config against `SCHEMA`, or, if it predicts, against `PREDICT_SCHEMA`.
 
   Raises:
     ValueError: one line that names the first unknown, missing or out-of-range field.
   """
+  phases = config.get('phases', ())
+  if 'predict' in phases:
+    _validate_section(config.to_dict(), PREDICT_SCHEMA, '')
+    return
   _validate_section(config.to_dict(), SCHEMA, '')
-  phases = config.phases
   for one, after in itertools.pairwise(phases):
     if PHASES.index(after) < PHASES.index(one):
       raise ValueError(f'config.phases: {after!r} must come before {one!r}')
@@ -233,7 +245,7 @@ def unknown_field(path: str, known: Sequence[str]) -> ValueError:
 
 def is_field(path: str) -> bool:
   """Whether some config has a field or section of this dotted path."""
-  rule = SCHEMA
+  rule = {**SCHEMA, 'images': STR}
   for key in path.split('.'):
     if isinstance(rule, Each):
       rule = rule.schema

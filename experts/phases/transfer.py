@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from experts.data import batches
 from experts.models import resnet, weights
-from experts.phases import members, select, tasks
+from experts.phases import members, predict, select, tasks
 from experts.reporting import tables
 from experts.selection import embed, networks, pool
 from experts.training import hosts, optim, population
@@ -188,8 +189,7 @@ class Trainer:
     found = []
 
     def evaluate(mesh, _, trained):
-      predict = members.predict(model)
-      count = members.evaluator(self._config, mesh, predict, {})
+      count = members.evaluator(self._config, mesh, members.predict(model), {})
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
       part = self._task.test_indices if on_test else self._task.validation
@@ -245,4 +245,28 @@ class Trainer:
         'resize': self._config.image.resize,
       },
     }
+    confusion = self._confusion(described['network'], kept[middle])
+    by_class = pd.DataFrame(
+      {
+        'class': confusion.index,
+        'images': confusion.sum(axis=1).to_numpy(),
+        'accuracy': np.diag(confusion) / confusion.sum(axis=1).to_numpy(),
+      }
+    )
+    members.write_csv(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')
+    members.write_csv(by_class, f'{folder}/per_class.csv')
+    described['mean_per_class_accuracy'] = float(by_class.accuracy.mean())
     members.write_json(f'{folder}/model.json', described)
+
+  def _confusion(self, network, params) -> pd.DataFrame:
+    """Test images by their class (rows) and the class that the model takes them for (columns)."""
+    task, config = self._task, self._config
+    transform = members.eval_transform(config.image.size, config.image.resize)
+    batch, classes = config.run.evaluation_batch, task.test.num_classes
+    counts = np.zeros((classes, classes), int)
+    for part in batches.eval_batches(
+      task.test, task.test_indices, transform, batch, undecodable=config.image.undecodable
+    ):
+      guess = predict.probabilities(network, params, part['image'], batch).argmax(axis=1)
+      np.add.at(counts, (part['label'][part['mask']], guess[part['mask']]), 1)
+    return pd.DataFrame(counts, task.test.class_names, task.test.class_names)

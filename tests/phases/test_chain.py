@@ -44,6 +44,10 @@ def test_experts_start_from_the_baseline_and_leave_what_is_frozen_out(workdir):
   load = lambda name: weights.load(workdir / 'weights' / f'{name}.npz')
   assert load('adapter.warm').keys() == {'adapter'}
   assert load('full.warm').keys() == {'backbone', 'head'}
+  # The pool's entry is older than the experts: the backbone and head under the adapters are what they were, to the bit.
+  members = {member.name: member for member in pool.read(workdir / 'pool.json')}
+  assert weights.content_hash(load('baseline')) == members['baseline'].hash
+  assert members['adapter:warm'].trained_from == members['baseline'].hash
   root = lambda name: load(name)['backbone']['root']['kernel']
   near = np.linalg.norm(root('full.warm') - root('baseline'))
   far = np.linalg.norm(root('random') - root('baseline'))
@@ -93,6 +97,13 @@ def test_the_chosen_model_is_kept_fine_tuned(workdir):
     assert any(
       np.isclose(rows[rows.split == 'test'].accuracy, described['test_accuracy'], atol=1e-5)
     )
+    confusion = pd.read_csv(workdir / 'transfer' / task / 'confusion.csv', index_col=0)
+    right, images = np.diag(confusion).sum(), confusion.to_numpy().sum()
+    assert images == {'stripes': 18, 'held-out': 6}[task]
+    assert right / images == pytest.approx(described['test_accuracy'], abs=1e-5)
+    by_class = pd.read_csv(workdir / 'transfer' / task / 'per_class.csv')
+    assert by_class.images.sum() == images
+    assert by_class.accuracy.mean() == pytest.approx(described['mean_per_class_accuracy'], abs=1e-5)
     params = weights.load(workdir / 'transfer' / task / 'model.npz')
     assert params['head']['bias'].shape == (2,)
 
