@@ -39,8 +39,11 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['experts', 'experts.*']),
+  package_data={'experts.reporting': ['page.html']},
   install_requires=_DEPENDENCIES,
   extras_require={
+    # What the benchmarks are measured against.
+    'bench': ['faiss-cpu>=1.9,<2', 'timm>=1.0,<2', 'torch>=2.5,<3'],
     'gpu': ['jax[cuda12]'],
     # TensorBoard's profile tab.
     'profile': ['xprof>=2.20,<3'],

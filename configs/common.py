@@ -39,6 +39,9 @@ def get_config():
       'data_dir': '',
       # A pool.json to choose from, or whose baseline new experts start from; empty is the workdir's own.
       'pool': '',
+      # For the report: a folder of results from elsewhere, and a CSV of published figures to show beside ours.
+      'results': '',
+      'paper': '',
       # '10:15': these steps of each upstream and expert run are traced, for TensorBoard's profile tab.
       'profile_steps': '',
       'model': {

@@ -28,7 +28,7 @@ _INPUTS = {
   'select': (*_NETWORK, 'tasks', 'strategy', 'select'),
   'transfer': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer'),
   'dat': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer', 'dat'),
-  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer'),
+  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer', 'results', 'paper'),
 }
 
 

@@ -111,6 +111,8 @@ SCHEMA = {
   'phases': some_of(*PHASES),
   'data_dir': STR,
   'pool': STR,
+  'results': STR,
+  'paper': STR,
   'profile_steps': Field(str, _is_steps, "empty, or a range of steps such as '10:15'"),
   'model': {
     'depth': Field(int, lambda v: v in (14, 26, 50, 101, 152), '14, 26, 50, 101 or 152'),

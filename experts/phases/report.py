@@ -1,53 +1,95 @@
-"""Phase 6: the tables and curves of a workdir's results."""
+"""Phase 6: every table and figure that the results hold the data for, as one page."""
 
 import os
+from collections.abc import Mapping
 
 import pandas as pd
 
+from experts.data import natural6, vtab
 from experts.phases import members, select
-from experts.reporting import figures, tables
+from experts.reporting import contents, page, picks, results, study, summary, tables
+from experts.selection import evaluation, pool
 from experts.training import hosts
 from experts.training.board import Board
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves report/report.md, report/table.csv and a kNN curve of every task, and prints the table."""
+  """Leaves report/index.html, which needs no other file, the same as Markdown and CSVs, and prints the overview.
+
+  Of the workdir's results, or of those in the folder `config.results`, which may come from elsewhere.
+  """
   if not hosts.first():
     return
-  scores = pd.read_csv(f'{workdir}/scores.csv')
-  trials = pd.read_csv(f'{workdir}/trials.csv')
-  folder = f'{workdir}/report'
-  os.makedirs(folder, exist_ok=True)
-  strategy = select.strategy_names(config)[0]
-  table = tables.report_table(scores, trials, strategy, config.select.budget)
-  members.write_csv(table, f'{folder}/table.csv')
-  pictures = figures.write_all(scores, folder)
-  costs = []
-  if os.path.exists(f'{workdir}/costs.csv'):
-    prices = tables.cost_table(pd.read_csv(f'{workdir}/costs.csv'))
-    costs = [
-      'What a network for a task costs before it is fine-tuned:',
-      '',
-      tables.to_markdown(prices),
-      '',
-    ]
-  text = '\n'.join(
-    [
-      '# Transfer with experts',
-      '',
-      'Test accuracies after fine-tuning, medians over the retrained models. The expert is chosen by the leave-one-out',
-      'accuracy of the nearest neighbour (kNN) on the training images, before any fine-tuning.',
-      '',
-      tables.to_markdown(table),
-      '',
-      *costs,
-      *(f'![{name}]({name})' for name in pictures),
-      '',
-    ]
-  )
-  with open(f'{folder}/report.md.tmp', 'w', encoding='utf-8') as file:
-    file.write(text)
-  os.replace(f'{folder}/report.md.tmp', f'{folder}/report.md')
+  source = os.path.expanduser(config.results) or workdir
+  found = read(config, source, workdir)
+  path = page.write(found, f'{workdir}/report')
+  table = tables.report_table(found.tables.scores, found.trials, found.strategy, found.budget)
   board.text('report', 0, {'table': tables.to_markdown(table)})
   print(tables.to_terminal(table))
-  print(f'\nreport: {folder}/report.md\ncurves: tensorboard --logdir {workdir}/tensorboard')
+  print(f'\nreport: {path}\ncurves: tensorboard --logdir {workdir}/tensorboard')
+
+
+def read(config: members.Config, source: str, workdir: str) -> contents.Results:
+  """Reads scores.csv and what else there is of trials.csv, costs.csv, slices.csv and the pool.
+
+  Raises:
+    FileNotFoundError: no scores.csv.
+    ValueError: rows that would make the tables wrong; names the line.
+  """
+  scores = results.read_scores(f'{source}/scores.csv')
+  trials = pd.DataFrame(columns=['task', 'model', 'lr', 'steps', 'seed', 'split', 'accuracy'])
+  if os.path.exists(f'{source}/trials.csv'):
+    trials = results.read_trials(f'{source}/trials.csv', scores)
+  of_pool = trials[trials.model != 'dat']
+  joined = evaluation.join(scores, of_pool if len(of_pool) else None)
+  regrets = evaluation.regrets(joined)
+  strategy = select.strategy_names(config)[0]
+  return contents.Results(
+    tables=study.Tables(
+      scores=joined,
+      members=_models(config, source, workdir, scores),
+      picks=picks.picks(joined, strategy),
+      regrets=regrets,
+      by_budget=evaluation.by_budget(regrets),
+      deltas=evaluation.deltas(regrets, [1, 2]),
+      correlations=evaluation.correlations(joined),
+    ),
+    trials=trials,
+    groups=_groups(config, scores),
+    costs=_csv(f'{source}/costs.csv'),
+    slices=_csv(f'{os.path.dirname(select.pool_path(config, source))}/slices.csv'),
+    paper=_csv(os.path.expanduser(config.paper)) if config.paper else None,
+    strategy=strategy,
+    budget=config.select.budget,
+  )
+
+
+def _models(
+  config: members.Config, source: str, workdir: str, scores: pd.DataFrame
+) -> pd.DataFrame:
+  """What is known of the models: the pool's entries, or, of results from elsewhere, their names and kinds."""
+  path = select.pool_path(config, source)
+  if os.path.exists(path):
+    return evaluation.describe(pool.read(path))
+  if source == workdir:
+    raise FileNotFoundError(f'{path} is missing: the models of scores.csv cannot be described')
+  named = scores[['model', 'kind']].drop_duplicates('model')
+  unknown = dict.fromkeys(('slice', 'images', 'parameters', 'dimension'))
+  return named.assign(upstream='', **unknown).reset_index(drop=True)
+
+
+def _groups(config: members.Config, scores: pd.DataFrame) -> Mapping[str, str]:
+  """Task -> group; a task of any name may have the data of a published one."""
+  groups = {name: task.group for name, task in vtab.TASKS.items()}
+  groups |= dict.fromkeys(set(scores.task) - set(groups), summary.OTHER)
+  for name, task in config.tasks.items():
+    scheme, _, of = task.data.partition(':')
+    if scheme == 'vtab':
+      groups[name] = vtab.find(of)[0].group
+    elif scheme == 'natural6' and of in natural6.TASKS:
+      groups[name] = summary.NATURAL_SIX
+  return groups
+
+
+def _csv(path: str) -> pd.DataFrame | None:
+  return pd.read_csv(path) if os.path.exists(path) else None

@@ -1,8 +1,7 @@
-"""The sorted kNN curve of a task: all models of the pool by score, the ones that matter marked."""
+"""The sorted kNN curves of the tasks: all models of the pool by score, the ones that matter marked."""
 
 import math
 import os
-import pathlib
 
 import numpy as np
 import pandas as pd
@@ -18,40 +17,6 @@ _GREY = '#555555'
 _DPI = 150
 # So many models can each have their name under the axis.
 _NAMED = 30
-
-
-def task_curve(scores: pd.DataFrame, task: str, path: str | os.PathLike) -> None:
-  """Draws one task's models, best first, with the interval of each score.
-
-  Args:
-    scores: task, model, kind, score, low, high; the scores of one strategy.
-    task: the task to draw.
-    path: PNG to write.
-
-  Raises:
-    ValueError: a task without scores; lists those that have some.
-  """
-  part = _sorted(scores, task)
-  named = len(part) <= _NAMED
-  canvas = figure.Figure(figsize=(7.2, 4.6 if named else 3.8), dpi=_DPI, layout='constrained')
-  plot = canvas.add_subplot()
-  _curve(plot, part)
-  plot.set_ylim(bottom=0)
-  plot.set_ylabel('kNN leave-one-out accuracy, %')
-  plot.set_title(task, loc='left', fontsize=11)
-  if named:
-    plot.set_xticks(
-      np.arange(1, len(part) + 1),
-      part.model,
-      rotation=45,
-      ha='right',
-      rotation_mode='anchor',
-      fontsize=8,
-    )
-  else:
-    plot.set_xlabel(f'{len(part)} models, best first')
-  _legend(canvas, plot, columns=5)
-  canvas.savefig(path)
 
 
 def overview(scores: pd.DataFrame, path: str | os.PathLike) -> None:
@@ -87,25 +52,6 @@ def overview(scores: pd.DataFrame, path: str | os.PathLike) -> None:
   canvas.savefig(path)
 
 
-def write_all(scores: pd.DataFrame, folder: str | os.PathLike) -> list[str]:
-  """Writes the overview and each task's curve.
-
-  Args:
-    scores: task, model, kind, strategy, score, low, high.
-    folder: where the PNGs go; it exists.
-
-  Returns:
-    Names of the files, the overview first.
-  """
-  scores = scores[scores.strategy == 'knn']
-  overview(scores, pathlib.Path(folder) / 'knn.png')
-  names = ['knn.png']
-  for task in scores.task.unique():
-    names.append(f'knn_{"".join(c if c.isalnum() or c in "-_." else "_" for c in task)}.png')
-    task_curve(scores, task, pathlib.Path(folder) / names[-1])
-  return names
-
-
 def _legend(canvas: figure.Figure, plot: axes.Axes, columns: int) -> None:
   """Explains the marks above the plots, where no curve can pass."""
   handles, texts = plot.get_legend_handles_labels()
@@ -115,10 +61,7 @@ def _legend(canvas: figure.Figure, plot: axes.Axes, columns: int) -> None:
 
 
 def _sorted(scores: pd.DataFrame, task: str) -> pd.DataFrame:
-  part = scores[scores.task == task].sort_values('score', ascending=False, kind='stable')
-  if part.empty:
-    raise ValueError(f"no scores of task '{task}'; there are: {', '.join(scores.task.unique())}")
-  return part
+  return scores[scores.task == task].sort_values('score', ascending=False, kind='stable')
 
 
 def _curve(plot: axes.Axes, part: pd.DataFrame) -> None:

@@ -16,7 +16,10 @@ NEEDS = {
   'labels': "the task's labels",
   'head': 'models that give class probabilities of their upstream data',
   'predictor': "a domain predictor; the phase 'domain_predictor' trains one",
-  'priors': "for each expert, the upstream images it saw of each class: the field 'labels' of the pool file",
+  'priors': (
+    "for each expert, the upstream images it saw of each class (the field 'labels' of the pool file), and beside the "
+    "baseline's weights the names of its labels; the phases 'upstream' and 'experts' write both"
+  ),
   'metadata': "'imagenet_accuracy' or 'images' of the pool's models",
   'trials': 'test accuracies of fine-tuned models: trials.csv',
 }

@@ -114,7 +114,10 @@ def test_report_and_curves(workdir, chain):
   for task in ('stripes', 'held-out'):
     assert re.search(rf'^\|\s*{task}\s*\|', text, re.MULTILINE)
     assert re.search(rf'^\s*{task}\s', printed, re.MULTILINE)
-    assert (workdir / 'report' / f'knn_{task}.png').read_bytes()[:4] == b'\x89PNG'
+  assert (workdir / 'report' / 'ranked.png').read_bytes()[:4] == b'\x89PNG'
+  page = (workdir / 'report' / 'index.html').read_text()
+  assert 'data:image/png;base64' in page
+  assert 'full:warm' in page
 
 
 def test_progress_lines_tell_rate_and_time_left(chain):
@@ -291,5 +294,27 @@ def test_domain_adaptive_transfer_beside_selection(chain, config_file, run_main,
   assert costs.images['stripes', 'dat'] == 40 + 6 * 16
   assert (costs.seconds > 0).all()
   report = (tmp_path / 'run/report/report.md').read_text()
-  assert 'seconds, times selection' in report
-  assert '| dat %' in report.replace('  ', '')
+  assert 'Domain-adaptive transfer' in report
+  assert 'dat %' in done.stdout
+
+
+def test_results_from_elsewhere_are_reported(chain, run_main, tmp_path):
+  foreign = tmp_path / 'foreign'
+  foreign.mkdir()
+  for name in ('scores.csv', 'trials.csv'):
+    table = pd.read_csv(chain[0] / name)
+    columns = (
+      ['task', 'model', 'kind', 'strategy', 'score'] if name == 'scores.csv' else table.columns
+    )
+    table[columns].to_csv(foreign / name, index=False)
+  config = 'configs/report.py'
+  done = run_main(config, tmp_path / 'out', f'--config.results={foreign}')
+  assert done.returncode == 0, done.stderr[-2000:]
+  overview = pd.read_csv(tmp_path / 'out/report/table.csv')
+  own = pd.read_csv(chain[0] / 'report/table.csv')
+  pd.testing.assert_frame_equal(overview, own)
+  with open(foreign / 'trials.csv', 'a') as file:
+    file.write('stripes,baseline,0.5,4,9,test,1.5\n')
+  done = run_main(config, tmp_path / 'again', f'--config.results={foreign}')
+  assert done.returncode == 1
+  assert 'accuracy 1.5 is not in [0, 1]' in done.stderr

@@ -119,3 +119,42 @@ def test_a_single_run_has_no_interval():
 def test_bootstrap_refuses_unusable_values(values):
   with pytest.raises(ValueError, match='bootstrap needs a list of finite values'):
     statistics.bootstrap(values)
+
+
+def test_draws_of_selections_move_whole_selections():
+  # Retrains of a selection agree, so that there are two values, not six: the mean is 0, 0.5 or 1 in 1/4, 1/2, 1/4.
+  values, selections = [0, 1, 0, 1, 0, 1], ['a', 'b', 'a', 'b', 'a', 'b']
+  draws = statistics.resample(values, np.mean, 20_000, clusters=selections)
+  found, counts = np.unique(draws, return_counts=True)
+  assert found.tolist() == [0, 0.5, 1]
+  np.testing.assert_allclose(counts / 20_000, [0.25, 0.5, 0.25], atol=0.015)
+  plain = statistics.resample(values, np.mean, 20_000)
+  assert draws.std() == pytest.approx(0.5 / np.sqrt(2), rel=0.03)
+  assert plain.std() == pytest.approx(0.5 / np.sqrt(6), rel=0.03)
+
+
+def test_draws_within_a_selection_come_from_it():
+  values = [1, 2, 3, 10, 20, 30]
+  lists = statistics.resample(values, lambda x, axis: x.sum(axis), 5000, clusters=[0] * 3 + [1] * 3)
+  # Three of the small ones and three of the large ones, or six of either.
+  assert set(np.unique(lists)) <= {*range(6, 19), *range(60, 181, 10), *(s + t for s in range(3, 10) for t in range(30, 91, 10))}  # fmt: skip
+  assert lists.mean() == pytest.approx(66, rel=0.03)
+
+
+def test_draws_are_the_same_for_any_number_of_values_at_a_time():
+  values = np.random.default_rng(0).uniform(size=2000)
+  draws = statistics.resample(values, np.mean, 3000)
+  assert draws.shape == (3000,)
+  assert draws.std() == pytest.approx(values.std() / np.sqrt(2000), rel=0.05)
+
+
+def test_one_selection_has_no_interval():
+  draws = statistics.resample([0.1, 0.2, 0.3], clusters=[0, 0, 0])
+  assert np.isnan(statistics.interval(draws)).all()
+
+
+def test_clusters_of_different_sizes_are_refused():
+  with pytest.raises(ValueError, match='equally large: b has 1 values, a has 2'):
+    statistics.resample([0.1, 0.2, 0.3], clusters=['a', 'a', 'b'])
+  with pytest.raises(ValueError, match='3 values have 2 clusters'):
+    statistics.resample([0.1, 0.2, 0.3], clusters=['a', 'b'])

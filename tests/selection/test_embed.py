@@ -1,6 +1,7 @@
 """Embeddings of whole pools: every kind gives what it should, and nothing is computed or read twice."""
 
 import dataclasses
+import importlib
 import logging
 import sys
 import threading
@@ -250,7 +251,7 @@ def test_a_callable_without_a_hash_is_not_cached(folder, tmp_path):
 
 
 def test_a_callable_may_bring_probabilities(folder):
-  import own_functions
+  own_functions = importlib.import_module('own_functions')
 
   member = dataclasses.replace(
     pool.read(folder / 'pool.json')[8], weights='own_functions:with_head'

@@ -1,0 +1,220 @@
+"""The results by method, task and group of tasks, in the form of [EXP]'s tables."""
+
+import functools
+import zlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from experts.reporting import canvas, statistics
+
+# VTAB's groups, and how many tasks each has.
+GROUPS = {'natural': 7, 'specialized': 4, 'structured': 8}
+ALL = 'all'
+# Measured by the mean of its runs, not by their median ([EXP] App. F.1).
+NATURAL_SIX = 'natural six'
+OTHER = 'other tasks'
+
+STRATEGIES = {'epn': 'EPN', 'kl': 'KL', 'knn': 'kNN'}
+_TITLES = {name: text for name, (text, *_) in canvas.STRATEGIES.items()} | STRATEGIES
+BASELINE = 'Baseline'
+_POOLS = {
+  'Adapters': ('baseline', 'adapter'),
+  'Full': ('baseline', 'full'),
+  'All Experts': ('baseline', 'adapter', 'full'),
+}
+
+
+def methods(scores: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+  """Returns which model each method takes for each task.
+
+  A method is the baseline, or a strategy's first choice in a part of the pool: 'Full (kNN)', 'Adapters (EPN)', 'All Experts
+  (kNN)' and, where the pool has other kinds of models, 'All Models (kNN)'; the baseline belongs to each. Of a pool with
+  several upstream data sets there are the methods within each, and those over all experts.
+
+  Args:
+    scores: task, model, kind, strategy, rank.
+    members: model, upstream.
+
+  Returns:
+    upstream, method, pool, strategy, task, model: the baseline first, then by strategy.
+  """
+  ranked = scores[scores['rank'].notna()]
+  ranked = ranked.merge(members[['model', 'upstream']], on='model', how='left')
+  ranked['upstream'] = ranked.upstream.fillna('')
+  experts = ranked[ranked.kind.isin(_POOLS['All Experts'])]
+  parts = [(name, part, _POOLS) for name, part in experts.groupby('upstream', sort=False)]
+  if len(parts) > 1:
+    joint = {'All Experts': _POOLS['All Experts']}
+    parts.append(('+'.join(name for name, *_ in parts), experts, joint))
+  if len(experts) < len(ranked):
+    everything = tuple(ranked.kind.unique())
+    parts.append(
+      ('+'.join(filter(None, ranked.upstream.unique())), ranked, {'All Models': everything})
+    )
+  columns = ['upstream', 'method', 'pool', 'strategy', 'task', 'model']
+  tables = []
+  for upstream, part, pools in parts:
+    own = part[part.kind == 'baseline'].drop_duplicates('task')
+    if 'Full' in pools:
+      tables.append(own.assign(method=BASELINE, pool=BASELINE, strategy=''))
+    for strategy in sorted(part.strategy.unique(), key=_place):
+      for pool, kinds in pools.items():
+        if not pool.startswith('All') and kinds[-1] not in set(part.kind):
+          continue
+        rows = part[(part.strategy == strategy) & part.kind.isin(kinds)]
+        first = rows.sort_values('rank', kind='stable').drop_duplicates('task')
+        method = f'{pool} ({_TITLES.get(strategy, strategy)})'
+        tables.append(first.assign(upstream=upstream, method=method, pool=pool))
+  return (
+    pd.concat(tables)[columns].reset_index(drop=True)
+    if tables
+    else pd.DataFrame([], columns=columns)
+  )
+
+
+def summarise(
+  chosen: pd.DataFrame,
+  trials: pd.DataFrame,
+  groups: Mapping[str, str],
+  *,
+  resamples: int = 10_000,
+  seed: int = 0,
+  cluster: bool = False,
+) -> pd.DataFrame:
+  """Returns each method's test accuracy by task, by group of tasks, and over VTAB's tasks, with 95 % intervals.
+
+  A task's result is the median of its runs, of the natural six the mean; a group's is the mean over its tasks, and that of
+  'all' the mean over the tasks of VTAB's groups, not of the groups. Intervals are the bootstrap's: runs are resampled
+  within each task, the tasks are fixed ([EXP] App. E).
+
+  Args:
+    chosen: upstream, method, task, model.
+    trials: task, model, split, accuracy; rows of the split 'test' count.
+    groups: the group of each task; a task without one belongs to 'other tasks'.
+    resamples: of the bootstrap.
+    seed: of the bootstrap.
+    cluster: resample the column `selection` of the trials, then the retrains within each selection.
+
+  Returns:
+    upstream, method, level ('task', 'group'), name (of the task or group), value, low, high, runs (of all its tasks),
+    tasks. The value is NaN where a task of the group has no runs, low and high also where a task has only one.
+
+  Raises:
+    ValueError: `cluster` without a column `selection`, or with selections of different sizes.
+  """
+  tested = trials[trials.split == 'test']
+  if cluster and 'selection' not in tested:
+    raise ValueError("resampling by selection needs trials with the column 'selection'")
+  runs = dict(list(tested.groupby(['task', 'model'])))
+
+  @functools.cache
+  def draw(task: str, model: str) -> tuple[float, np.ndarray, int]:
+    statistic = np.mean if groups.get(task) == NATURAL_SIX else np.median
+    part = runs.get((task, model))
+    if part is None:
+      return float('nan'), np.full(resamples, np.nan), 0
+    values = part.accuracy.to_numpy()
+    # A task's draws do not depend on what else is in the table.
+    of_task = [seed, zlib.crc32(task.encode())]
+    clusters = part.selection if cluster else None
+    draws = statistics.resample(values, statistic, resamples, of_task, clusters)
+    return float(statistic(values)), draws, len(values)
+
+  rows = []
+  for (upstream, method), part in chosen.groupby(['upstream', 'method'], sort=False):
+    found = {task: draw(task, model) for task, model in zip(part.task, part.model, strict=True)}
+    parts = {('task', task): [task] for task in found}
+    parts |= {('group', name): names for name, names in _by_group(found, groups).items()}
+    for (level, name), names in parts.items():
+      values, draws, counts = zip(*(found[task] for task in names), strict=True)
+      low, high = statistics.interval(functools.reduce(np.add, draws) / len(names))
+      rows.append(
+        (upstream, method, level, name, np.mean(values), low, high, sum(counts), len(names))
+      )
+  columns = ['upstream', 'method', 'level', 'name', 'value', 'low', 'high', 'runs', 'tasks']
+  return pd.DataFrame(rows, columns=columns)
+
+
+def group_means(per_task: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
+  """Returns the means over each group's tasks and over VTAB's tasks of a table like [EXP] Table 6.
+
+  Args:
+    per_task: upstream, method, and a column for each task.
+    groups: the group of each task.
+
+  Returns:
+    upstream, method, and a column for each group, then 'all'; NaN where a task's figure is missing.
+
+  Raises:
+    ValueError: a column that is no task of `groups`.
+  """
+  names = [name for name in per_task if name not in ('upstream', 'method')]
+  if unknown := [name for name in names if name not in groups]:
+    raise ValueError(f'columns that are no task with a group: {", ".join(unknown)}')
+  means = per_task[['upstream', 'method']].copy()
+  for name, tasks in _by_group(names, groups).items():
+    means[name] = per_task[tasks].mean(axis=1, skipna=False)
+  return means
+
+
+def wide(summary: pd.DataFrame, level: str, intervals: bool = False) -> pd.DataFrame:
+  """Returns a row for each method and a column for each task or group, and 'NAME low', 'NAME high' behind, if asked for."""
+  part = summary[summary.level == level]
+  keys, names = ['upstream', 'method'], list(part.name.unique())
+  if level == 'group':
+    names.sort(key=lambda name: [*GROUPS, ALL, NATURAL_SIX, OTHER].index(name))
+  table = part[keys].drop_duplicates().reset_index(drop=True)
+  for name in names:
+    found = part[part.name == name].rename(
+      columns={'value': name, 'low': f'{name} low', 'high': f'{name} high'}
+    )
+    shown = [name, f'{name} low', f'{name} high'] if intervals else [name]
+    table = table.merge(found[keys + shown], on=keys, how='left')
+  return table
+
+
+def settings(trials: pd.DataFrame) -> pd.DataFrame:
+  """Returns, for each task and model, the settings that validation chose for most of the retrained models.
+
+  Args:
+    trials: task, model, split, accuracy, and those of lr, steps, weight_decay and mixup that were set.
+
+  Returns:
+    task, model, the settings, validation (their best accuracy in a sweep), retrains (as '12 of 30' those with them).
+  """
+  hyper = [name for name in ('lr', 'steps', 'weight_decay', 'mixup') if name in trials]
+  pair, key = ['task', 'model'], ['task', 'model', *hyper]
+  tested = trials[trials.split == 'test']
+  found = tested.groupby(key, sort=False, dropna=False).size().rename('count').reset_index()
+  # Of equally frequent ones the first.
+  found = found.sort_values('count', ascending=False, kind='stable').drop_duplicates(pair)
+  sweeps = trials[trials.split == 'validation'].groupby(key, dropna=False).accuracy.max()
+  found = found.join(sweeps.rename('validation'), on=key)
+  runs = tested.groupby(pair, sort=False).size().rename('runs').reset_index()
+  table = runs.merge(found, on=pair)
+  table['retrains'] = table['count'].astype(str) + ' of ' + table.runs.astype(str)
+  return table[[*key, 'validation', 'retrains']]
+
+
+def _by_group(
+  tasks: Sequence[str] | Mapping[str, object], groups: Mapping[str, str]
+) -> dict[str, list[str]]:
+  found = {}
+  for task in tasks:
+    name = groups.get(task, OTHER)
+    found.setdefault(name, []).append(task)
+    if name in GROUPS:
+      found.setdefault(ALL, []).append(task)
+  order = [*GROUPS, ALL, NATURAL_SIX, OTHER]
+  if unknown := set(found) - set(order):
+    raise ValueError(
+      f'unknown groups of tasks: {", ".join(sorted(unknown))}; there are: {", ".join(order)}'
+    )
+  return {name: found[name] for name in order if name in found}
+
+
+def _place(strategy: str) -> tuple[int, str]:
+  order = list(STRATEGIES)
+  return (order.index(strategy) if strategy in order else len(order)), strategy

@@ -1,0 +1,118 @@
+"""Files that cannot be right: one line that names theirs."""
+
+import pandas as pd
+import pytest
+
+from experts.reporting import results
+
+_SCORES = """task,model,kind,strategy,score
+digits,B,baseline,knn,0.5
+digits,bird,full,knn,0.6
+"""
+_TRIALS = """task,model,lr,steps,seed,split,accuracy
+digits,B,0.1,60,0,validation,0.5
+digits,B,0.4,60,0,validation,0.7
+digits,B,0.4,60,0,test,0.8
+digits,B,0.4,60,1,test,0.82
+digits,dat,0.4,60,0,validation,0.7
+digits,dat,0.4,60,0,test,0.7
+"""
+
+
+def _read(folder, trials: str = _TRIALS, scores: str = _SCORES) -> pd.DataFrame:
+  (folder / 'scores.csv').write_text(scores)
+  (folder / 'trials.csv').write_text(trials)
+  return results.read_trials(folder / 'trials.csv', results.read_scores(folder / 'scores.csv'))
+
+
+def test_good_files_are_read(tmp_path):
+  table = _read(tmp_path)
+  assert len(table) == 6
+  assert table.accuracy.dtype == float
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'reason'),
+  [
+    ('validation,0.5', 'validation,50', r'trials.csv line 2: accuracy 50.* is not in \[0, 1\]'),
+    ('test,0.82', 'test,', r'line 5: accuracy nan is not in \[0, 1\]'),
+    ('test,0.82', 'test,high', r'line 5: accuracy high is not in \[0, 1\]'),
+    ('test,0.82', 'train,0.82', "line 5: unknown split 'train'; known: validation, test"),
+    ('digits,B,0.4,60,1', 'digit,B,0.4,60,1', "line 5: unknown task 'digit'; known: digits"),
+    ('digits,B,0.4,60,1', 'digits,b,0.4,60,1', "line 5: unknown model 'b'; known: B, bird, dat"),
+    ('60,1,test', '60,0,test', 'line 5: repeats line 4 .*seed 0'),
+    (
+      'digits,B,0.1,60,0,validation,0.5\ndigits,B,0.4,60,0,validation,0.7\n', '',
+      "line 2: model 'B' on task 'digits' was retrained, but its sweep has no row of the split 'validation'",
+    ),
+    # Both settings tested: whoever reads it takes the better.
+    ('0.4,60,1,test', '0.1,60,1,test', 'line 5: .*lr 0.1, steps 60, but on line 4 with lr 0.4, .*of different configs'),
+    ('validation,0.7\ndigits,B', 'validation,0.4\ndigits,B', r'line 4: .* lr 0.4, .*best on validation is lr 0.1, steps 60 \(line 2\)'),
+    ('0.4,60,0,validation,0.7\ndigits,B', '0.4,80,0,validation,0.7\ndigits,B', 'line 4: .* steps 60, but the best on validation is lr 0.4, steps 80'),
+    ('lr,steps,seed,split', 'lr,steps,seed,part', 'trials.csv lacks the columns split; it has: task, model'),
+    (',seed,split,accuracy\n', ',seed,split,accuracy\na,b,c,d,e,f,g,h,i\n', 'trials.csv line 2: more fields'),
+    ('test,0.82', 'test,0.82,1', 'trials.csv: .* line 5, saw 8'),
+  ],
+)  # fmt: skip
+def test_bad_trials_are_refused(tmp_path, old, new, reason):
+  assert old in _TRIALS
+  with pytest.raises(ValueError, match=reason) as error:
+    _read(tmp_path, _TRIALS.replace(old, new, 1))
+  assert '\n' not in str(error.value)
+
+
+def test_equals_on_validation_may_both_be_chosen(tmp_path):
+  _read(tmp_path, _TRIALS.replace('validation,0.5', 'validation,0.7'))
+
+
+_SELECTIONS = """task,model,lr,seed,selection,split,accuracy
+digits,B,0.1,0,0,validation,0.5
+digits,B,0.4,0,0,validation,0.7
+digits,B,0.4,0,0,test,0.8
+digits,B,0.1,0,1,validation,0.9
+digits,B,0.4,0,1,validation,0.7
+digits,B,0.1,0,1,test,0.8
+"""
+
+
+def test_each_selection_chooses_its_own_settings(tmp_path):
+  assert len(_read(tmp_path, _SELECTIONS)) == 6
+  with pytest.raises(ValueError, match=r'line 4: .*best on validation is lr 0.1 \(line 2\)'):
+    _read(tmp_path, _SELECTIONS.replace('0.1,0,0,validation,0.5', '0.1,0,0,validation,0.8'))
+
+
+def test_settings_that_some_tasks_lack_are_no_difference(tmp_path):
+  header, *lines = _SELECTIONS.splitlines()
+  text = '\n'.join([header + ',mixup', *(line + ',' for line in lines)])
+  assert len(_read(tmp_path, text)) == 6
+
+
+def test_two_configs_under_one_name_are_refused(tmp_path):
+  header, *lines = _TRIALS.splitlines()
+  named = [f'{line},{"vtab" if i < 3 else "quick"}' for i, line in enumerate(lines)]
+  with pytest.raises(
+    ValueError, match=r"line 5: model 'B' .* has config 'quick', and 'vtab' above"
+  ):
+    _read(tmp_path, '\n'.join([f'{header},config', *named]))
+
+
+def test_scores_given_twice_are_refused(tmp_path):
+  with pytest.raises(
+    ValueError, match=r'scores.csv line 4: repeats line 2 \(task digits, model B, strategy knn\)'
+  ):
+    _read(tmp_path, scores=_SCORES + 'digits,B,baseline,knn,0.4\n')
+
+
+def test_names_may_look_like_missing_values(tmp_path):
+  scores = _SCORES.replace('digits,bird', 'digits,NA')
+  _read(tmp_path, _TRIALS.replace('digits,B', 'digits,NA'), scores)
+
+
+def test_a_missing_file_names_the_phase_that_writes_it(tmp_path):
+  with pytest.raises(FileNotFoundError, match=r"trials.csv: the phase 'transfer' writes them"):
+    results.read_trials(tmp_path / 'trials.csv', pd.DataFrame())
+
+
+def test_an_empty_file_is_named(tmp_path):
+  with pytest.raises(ValueError, match=r'trials.csv: No columns'):
+    _read(tmp_path, '')
