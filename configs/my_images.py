@@ -19,6 +19,7 @@ def get_config():
     'mine': common.task('images:my_images', test='', train_images=0, validation_images=0)
   }
   config.run.update(log_every=20)
+  config.trials = '1x3'
   config.transfer.update(
     batch_size=64, durations=('100 steps', '400 steps'), learning_rates=(0.2, 0.05)
   )

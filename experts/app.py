@@ -26,9 +26,9 @@ _INPUTS = {
   'experts': _NETWORK,
   'domain_predictor': (*_NETWORK, 'domain_predictor'),
   'select': (*_NETWORK, 'tasks', 'strategy', 'select'),
-  'transfer': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer'),
-  'dat': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer', 'dat'),
-  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'transfer', 'results', 'paper'),
+  'transfer': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer'),
+  'dat': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer', 'dat'),
+  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer', 'results', 'paper'),
 }
 
 

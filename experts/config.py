@@ -8,6 +8,7 @@ or there is found by the first test that loads a config.
 import dataclasses
 import difflib
 import itertools
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -168,6 +169,11 @@ SCHEMA = {
       'test_images': integer(0),
     }
   ),
+  'trials': Field(
+    str,
+    lambda v: re.fullmatch('[1-9][0-9]*x[1-9][0-9]*', v) is not None,
+    "selections x retrains, such as '10x3'",
+  ),
   'strategy': Field(
     str,
     lambda v: all(name.strip() in strategies.NAMES for name in v.split(',')),
@@ -195,7 +201,6 @@ SCHEMA = {
       lambda v: len(v) > 0 and all(duration('steps', 'epochs', 'examples').accepts(x) for x in v),
       "at least one number above 0 with its unit, such as '2500 steps'",
     ),
-    'retrains': integer(1),
     **{k: v for k, v in TRAINING.items() if k not in ('learning_rate', 'duration')},
   },
 }

@@ -72,7 +72,7 @@ def test_an_unknown_field_is_named_with_the_nearest(config, field, value, messag
 @pytest.mark.parametrize(
   'field',
   ['seed', 'tasks', 'model', 'model.depth', 'upstream.batch_size', 'experts.adapter.warmup']
-  + ['tasks.mine.test', 'transfer.retrains'],
+  + ['tasks.mine.test', 'trials'],
 )
 def test_a_missing_field_is_named(config, field):
   with pytest.raises(ValueError, match=f'^config.{field} is missing$'):

@@ -84,8 +84,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     )
     task = transfer.open_task(config, stream.name)
     trainer = transfer.Trainer(config, board, settings, task, described, workdir, table)
-    rate, length = trainer.sweep()
-    trainer.retrain(rate, length, '')
+    trainer.retrain(trainer.sweep(), '')
 
 
 def _path(task: str) -> str:

@@ -37,6 +37,8 @@ Evaluate = Callable[[jax.sharding.Mesh, Sequence['Stream'], Tree], Mapping[str, 
 
 # Adapter experts share the backbone: up to that many at once make one large batch of it.
 ADAPTERS_AT_ONCE = 8
+# Members with kernels of their own in one program for a CPU.
+_WRITTEN_OUT = 8
 
 
 def adapters_at_once(platform: str | None = None) -> int:
@@ -350,9 +352,21 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
     ]
     starts = np.cumsum([0, *sizes])
     return [dataclasses.replace(one, start=int(at)) for one, at in zip(rounds, starts)]
-  rounds = meshes.plan(
-    members, section.batch_size, devices, needed, limit, at_once, config.run.loop
-  )
+  # On a CPU the program is written out for each member that a device computes, and takes as long to compile.
+  most = _WRITTEN_OUT * at_once * devices if jax.default_backend() == 'cpu' else members
+  rounds = [
+    dataclasses.replace(one, start=start + one.start)
+    for start in range(0, members, most)
+    for one in meshes.plan(
+      min(most, members - start),
+      section.batch_size,
+      devices,
+      needed,
+      limit,
+      at_once,
+      config.run.loop,
+    )
+  ]
   if folder and hosts.first():
     os.makedirs(folder, exist_ok=True)
     write_json(path, [one.members for one in rounds])

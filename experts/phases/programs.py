@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from experts.data import vtab
 from experts.models import resnet
-from experts.phases import experts, members, select, tasks, upstream
+from experts.phases import experts, members, select, tasks, transfer, upstream
 from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
@@ -153,9 +153,10 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
     max(optim.steps(text, section.batch_size, train(size)) for text in section.durations)
     for size in sizes.values()
   )
+  selections, retrains = transfer.numbers(config)
   for name, number, steps, images in (
-    ('sweep', len(section.learning_rates), sweep, 0),
-    ('retrain', section.retrains, longest, sum(size.test_images for size in sizes.values())),
+    ('sweep', selections * len(section.learning_rates), sweep, 0),
+    ('retrain', selections * retrains, longest, sum(size.test_images for size in sizes.values())),
   ):
     yield from _training(
       config, devices, limit, 'transfer', f'transfer {name}', section, 'transfer', model, number,

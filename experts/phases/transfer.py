@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -17,8 +17,10 @@ from experts.selection import embed, networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
-COLUMNS = ('task', 'model', 'lr', 'steps', 'seed', 'split', 'accuracy')
+COLUMNS = ('task', 'model', 'selection', 'lr', 'steps', 'seed', 'split', 'accuracy')
 _SWEEP, _TEST = 'validation', 'test'
+# Learning rate and steps.
+_Point = tuple[float, int]
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
@@ -52,7 +54,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       if size not in opened:
         opened[size] = open_task(sized, name)
       trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
-      trainers[member.name] = (trainer, *trainer.sweep())
+      trainers[member.name] = trainer, trainer.sweep()
     if not trainers:
       raise ValueError(
         f'task {name!r}: none of the models chosen can be fine-tuned here; they are of the kinds '
@@ -60,8 +62,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       )
     ranked = ranked[ranked.model.isin(list(trainers))]
     best = tables.choose(ranked, table.frame(), config.select.budget).model
-    for model, (trainer, rate, steps) in trainers.items():
-      trainer.retrain(rate, steps, f'{workdir}/transfer/{name}' if model == best else '')
+    for model, (trainer, points) in trainers.items():
+      trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
 
 
 def with_size_of(
@@ -84,6 +86,21 @@ def open_task(config: members.Config, name: str) -> tasks.Task:
   ):
     return tasks.hold(task, transform)
   return task
+
+
+def numbers(config: members.Config) -> tuple[int, int]:
+  """How often the sweep is run and its best chosen, and how often each choice is retrained (EXP App. E.2: 10 and 3)."""
+  selections, retrains = config.trials.split('x')
+  return int(selections), int(retrains)
+
+
+class _Trial(NamedTuple):
+  """One fine-tune."""
+
+  selection: int
+  rate: float
+  steps: int
+  seed: int
 
 
 class Trials:
@@ -125,38 +142,50 @@ class Trainer:
     self._settings, self._folder = settings, folder
     self._key = {'task': task.name, 'model': member.name}
 
-  def sweep(self) -> tuple[float, int]:
-    """Trains every learning rate and length on the fit images; returns the best on validation."""
-    section = self._config.transfer
+  def sweep(self) -> list[_Point]:
+    """Trains every learning rate and length on the fit images; returns each selection's best on validation."""
+    config, section = self._config, self._config.transfer
+    selections, _ = numbers(config)
     for text in section.durations:
       steps = optim.steps(text, section.batch_size, len(self._task.fit))
-      rates = [float(rate) for rate in section.learning_rates]
-      if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) == len(rates):
-        continue
-      seeds = [self._config.seed] * len(rates)
-      accuracy = self._train(self._task.fit, steps, rates, seeds, _SWEEP)
-      self._record(rates, steps, seeds, _SWEEP, accuracy)
-    rows = self._trials.find(**self._key, split=_SWEEP)
-    # Of equals the gentler: the smaller learning rate, then fewer steps.
-    best = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
-    return best['lr'], int(best['steps'])
+      # All of one length are one population.
+      trials = [
+        _Trial(number, float(rate), steps, config.seed + number)
+        for number in range(selections)
+        for rate in section.learning_rates
+      ]
+      if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
+        self._record(trials, _SWEEP, self._train(self._task.fit, trials, _SWEEP))
+    best = []
+    for number in range(selections):
+      rows = self._trials.find(**self._key, split=_SWEEP, selection=number)
+      # Of equals the gentler: the smaller learning rate, then fewer steps.
+      row = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
+      best.append((row['lr'], int(row['steps'])))
+    return best
 
-  def retrain(self, rate: float, steps: int, folder: str) -> None:
-    """Trains on all images from several seeds and tests; keeps the weights in `folder`, if given."""
-    number = self._config.transfer.retrains
-    if len(self._trials.find(**self._key, split=_TEST)) == number and (
-      not folder or os.path.exists(f'{folder}/model.json')
-    ):
-      return
-    seeds = [self._config.seed + i for i in range(number)]
-    kept = []
-    accuracy = self._train(
-      self._task.all, steps, [rate] * number, seeds, _TEST, kept if folder else None
-    )
-    if folder and hosts.first():
-      self._save(folder, rate, steps, accuracy, kept)
-    if not self._trials.find(**self._key, split=_TEST):
-      self._record([rate] * number, steps, seeds, _TEST, accuracy)
+  def retrain(self, chosen: list[_Point], folder: str) -> None:
+    """Trains each selection's choice on all images from several seeds and tests; keeps one in `folder`, if given."""
+    _, retrains = numbers(self._config)
+    trials = [
+      _Trial(number, rate, steps, self._config.seed + retrains * number + i)
+      for number, (rate, steps) in enumerate(chosen)
+      for i in range(retrains)
+    ]
+    kept = [] if folder and not os.path.exists(f'{folder}/model.json') else None
+    for steps in sorted({trial.steps for trial in trials}):
+      part = [trial for trial in trials if trial.steps == steps]
+      missing = len(self._trials.find(**self._key, split=_TEST, steps=steps)) < len(part)
+      if not missing and kept is None:
+        continue
+      trees = None if kept is None else []
+      accuracy = self._train(self._task.all, part, _TEST, trees)
+      if missing:
+        self._record(part, _TEST, accuracy)
+      if kept is not None:
+        kept += zip(part, map(float, accuracy), trees, strict=True)
+    if kept and hosts.first():
+      self._save(folder, kept)
 
   def _load(self) -> tuple[dict[str, Any], dict]:
     """What kind of network it is, and its parameters without a head; not held, for there may be hundreds."""
@@ -168,23 +197,23 @@ class Trainer:
     settings = {'depth': found.depth, 'width': found.width, 'root': found.root, 'dtype': 'auto'}
     return settings, params
 
-  def _train(self, indices, steps, rates, seeds, split, kept=None):
-    """Trains a member for each rate and seed; returns their accuracies, and adds their trees to `kept`."""
+  def _train(self, indices, trials, split, kept=None):
+    """Trains a member for each trial, all of one length; returns their accuracies, and adds their trees to `kept`."""
     section = self._config.transfer
     settings, params = self._load()
     model = members.make_model(settings)
     params['head'] = jax.device_get(resnet.init_head(model, self._task.train.num_classes))
     run = f'transfer/{self._task.name}/{self._member.name}/{split}'
-    names = [f'lr{rate:g}-steps{steps}-seed{seed}' for rate, seed in zip(rates, seeds)]
+    names = [f'lr{one.rate:g}-steps{one.steps}-seed{one.seed}' for one in trials]
     streams = [
       # The same seed, the same order of images: learning rates are compared on equal terms.
       members.Stream(
         name,
         self._task.train,
         indices,
-        members.seed_of(self._config, self._task.name, str(seed)),
+        members.seed_of(self._config, self._task.name, str(one.seed)),
       )
-      for name, seed in zip(names, seeds)
+      for name, one in zip(names, trials)
     ]
     found = []
 
@@ -206,38 +235,44 @@ class Trainer:
       population.repeat(params, len(names)),
       {},
       members.single_label(model),
-      steps,
-      learning_rates=rates,
+      trials[0].steps,
+      learning_rates=[one.rate for one in trials],
       evaluate=evaluate,
       keep=None if kept is None else lambda _, trained: kept.append(trained),
     )
     accuracy = np.concatenate(found)
-    for name, rate, seed, value in zip(names, rates, seeds, accuracy):
-      self._board.hparams(
-        f'{run}/{name}',
-        {**self._key, 'lr': rate, 'steps': steps, 'seed': seed, 'split': split},
-        {'accuracy': float(value)},
-      )
+    for name, row in zip(names, self._rows(trials, split, accuracy)):
+      reached = row.pop('accuracy')
+      self._board.hparams(f'{run}/{name}', row, {'accuracy': reached})
     return accuracy
 
-  def _record(self, rates, steps, seeds, split, accuracy):
-    self._trials.add(
-      [
-        {**self._key, 'lr': rate, 'steps': steps, 'seed': seed, 'split': split, 'accuracy': value}
-        for rate, seed, value in zip(rates, seeds, map(float, accuracy))
-      ]
-    )
+  def _record(self, trials, split, accuracy):
+    self._trials.add(self._rows(trials, split, accuracy))
 
-  def _save(self, folder, rate, steps, accuracy, kept):
+  def _rows(self, trials, split, accuracy) -> list[dict]:
+    return [
+      {
+        **self._key,
+        'selection': one.selection,
+        'lr': one.rate,
+        'steps': one.steps,
+        'seed': one.seed,
+        'split': split,
+        'accuracy': value,
+      }
+      for one, value in zip(trials, map(float, accuracy))
+    ]
+
+  def _save(self, folder, kept):
     """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
-    middle = int(np.argsort(accuracy)[(len(accuracy) - 1) // 2])
+    trial, accuracy, params = sorted(kept, key=lambda each: each[1])[(len(kept) - 1) // 2]
     os.makedirs(folder, exist_ok=True)
-    weights.save(f'{folder}/model.npz', kept[middle])
+    weights.save(f'{folder}/model.npz', params)
     described = {
       **self._key,
-      'lr': rate,
-      'steps': steps,
-      'test_accuracy': float(accuracy[middle]),
+      'lr': trial.rate,
+      'steps': trial.steps,
+      'test_accuracy': accuracy,
       'classes': list(self._task.train.class_names),
       'network': {
         **self._load()[0],
@@ -245,12 +280,13 @@ class Trainer:
         'resize': self._config.image.resize,
       },
     }
-    confusion = self._confusion(described['network'], kept[middle])
+    confusion = self._confusion(described['network'], params)
     by_class = pd.DataFrame(
       {
         'class': confusion.index,
         'images': confusion.sum(axis=1).to_numpy(),
-        'accuracy': np.diag(confusion) / confusion.sum(axis=1).to_numpy(),
+        # Not a number for a class without test images.
+        'accuracy': (confusion.to_numpy().diagonal() / confusion.sum(axis=1)).to_numpy(),
       }
     )
     members.write_csv(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')

@@ -117,7 +117,7 @@ def test_report_and_curves(workdir, chain):
   assert (workdir / 'report' / 'ranked.png').read_bytes()[:4] == b'\x89PNG'
   page = (workdir / 'report' / 'index.html').read_text()
   assert 'data:image/png;base64' in page
-  assert 'full:warm' in page
+  assert 'held-out' in page
 
 
 def test_progress_lines_tell_rate_and_time_left(chain):
@@ -314,7 +314,25 @@ def test_results_from_elsewhere_are_reported(chain, run_main, tmp_path):
   own = pd.read_csv(chain[0] / 'report/table.csv')
   pd.testing.assert_frame_equal(overview, own)
   with open(foreign / 'trials.csv', 'a') as file:
-    file.write('stripes,baseline,0.5,4,9,test,1.5\n')
+    file.write('stripes,baseline,0,0.5,4,9,test,1.5\n')
   done = run_main(config, tmp_path / 'again', f'--config.results={foreign}')
   assert done.returncode == 1
   assert 'accuracy 1.5 is not in [0, 1]' in done.stderr
+
+
+def test_a_restart_runs_only_the_trials_that_are_missing(chain, config_file, run_main, tmp_path):
+  workdir = tmp_path / 'run'
+  shutil.copytree(chain[0], workdir)
+  for phase in ('transfer', 'report'):
+    (workdir / f'phases/{phase}.json').unlink()
+  whole = pd.read_csv(workdir / 'trials.csv')
+  # As if it had been cut short before the last model's retrains.
+  cut = (whole.task == 'held-out') & (whole.model == 'adapter:cold') & (whole.split == 'test')
+  assert cut.sum() == 2
+  whole[~cut].to_csv(workdir / 'trials.csv', index=False)
+  done = run_main(config_file, workdir, '--config.run.tensorboard=False')
+  assert done.returncode == 0, done.stderr[-3000:]
+  again = pd.read_csv(workdir / 'trials.csv')
+  pd.testing.assert_frame_equal(again[: len(whole) - 2], whole[~cut].reset_index(drop=True))
+  np.testing.assert_allclose(again.accuracy[-2:], whole[cut].accuracy, atol=1e-6)
+  assert done.stderr.count('images/s') + done.stderr.count('img/s') < 20

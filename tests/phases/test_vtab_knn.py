@@ -15,9 +15,8 @@ def _config(workdir, tasks):
     # Mocked splits hold a few images each.
     task.update(train_images=0, validation_images=8)
   config.run.update(tensorboard=False, evaluation_batch=16)
-  config.transfer.update(
-    batch_size=16, durations=('3 steps',), learning_rates=(0.1, 0.01), retrains=2
-  )
+  config.trials = '3x2'
+  config.transfer.update(batch_size=16, durations=('3 steps',), learning_rates=(0.1, 0.01))
   return config
 
 
@@ -31,6 +30,15 @@ def test_selects_transfers_and_reports(chain, tmp_path):
   trials = pd.read_csv(tmp_path / 'trials.csv')
   # The chosen model and the baseline, which may be the same.
   assert trials.groupby('task').model.nunique().isin([1, 2]).all()
+  # Three selections of two learning rates; each one's best is retrained twice.
+  for (_, _, selection), part in trials.groupby(['task', 'model', 'selection']):
+    sweep, test = part[part.split == 'validation'], part[part.split == 'test']
+    best = sweep[sweep.accuracy == sweep.accuracy.max()].lr
+    assert set(test.lr) == {best.min()}
+    # A seed of its own for every trial, but for the learning rates of a sweep, which see the same images.
+    assert sweep.seed.tolist() == [selection, selection]
+    assert test.seed.tolist() == [2 * selection, 2 * selection + 1]
+  assert set(trials.selection) == {0, 1, 2}
   assert 'svhn' in (tmp_path / 'report' / 'report.md').read_text()
 
 
