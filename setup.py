@@ -48,6 +48,8 @@ setuptools.setup(
     # TensorBoard's profile tab.
     'profile': ['xprof>=2.20,<3'],
     'test': [
+      # Runs published models in the tests of pools.
+      'ai-edge-litert>=2.1,<3; platform_system=="Linux" and platform_machine=="x86_64"',
       'hypothesis>=6.100,<7',
       # Carries the schemas of Kubernetes and JobSet.
       'kubeflow-trainer-api>=2.1,<3',

@@ -2,6 +2,7 @@
 
 import ctypes
 import glob
+import hashlib
 import importlib
 import json
 import os
@@ -214,8 +215,14 @@ def _make_writable(workdir):
 
 def _inputs(config, phase):
   fields = config.to_dict()
+  chosen = {name: fields[name] for name in _INPUTS[phase]}
+  # Not its path alone: a pool that models joined is another one.
+  path = os.path.expanduser(chosen.get('pool', ''))
+  if path and os.path.exists(path):
+    with open(path, 'rb') as file:
+      chosen['pool content'] = hashlib.sha256(file.read()).hexdigest()[:12]
   # What JSON gives back: tuples are lists there.
-  return json.loads(json.dumps({name: fields[name] for name in _INPUTS[phase]}))
+  return json.loads(json.dumps(chosen))
 
 
 def _refuse_other_config(config, workdir, phase):
