@@ -29,6 +29,7 @@ _DEPENDENCIES = [
   'tensorflow-cpu>=2.19,<3; platform_system=="Linux" and platform_machine=="x86_64"',
   'tensorflow>=2.19,<3; platform_system!="Linux" or platform_machine!="x86_64"',
   'tensorflow-datasets>=4.9.9,<5',
+  'threadpoolctl>=3.5,<4',
   'tqdm>=4.66,<5',
 ]
 

@@ -1,6 +1,6 @@
 """Times LogME through the Gram matrix against the published algorithm.
 
-    python -m benchmarks.logme
+    OPENBLAS_NUM_THREADS=1 python -m benchmarks.logme
 
 The references follow the paper and its extension. `fixed point` decomposes the embeddings by singular values and updates alpha and
 beta class by class with the posterior mean; `fast` decomposes the embeddings' Gram matrix by singular values and updates

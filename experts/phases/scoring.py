@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import threadpoolctl
 from absl import logging
 
 from experts.phases import members, tasks
@@ -154,7 +155,9 @@ def _by_proxy(name: str) -> Callable[[members.Config, _Shared], list[Row]]:
     rows = []
     for index in range(len(shared.members)):
       try:
-        value = float(proxies.PROXIES[name](shared.evidence(index)))
+        # Matrices of this size gain nothing by threads, which beside other work wait for each other (60 times slower).
+        with threadpoolctl.threadpool_limits(1, 'blas'):
+          value = float(proxies.PROXIES[name](shared.evidence(index)))
       except ValueError as error:
         # Of one model of a pool; if all lack it, that is said at the end.
         logging.warning('task %r: no %s: %s', shared.task.name, name, error)
