@@ -7,6 +7,7 @@ forms. report: 50 models on 19 VTAB tasks and on the natural six, each with 10 s
 ranked by 8 strategies, from the CSVs to the page. Peak memory is the process's.
 """
 
+import argparse
 import pathlib
 import resource
 import tempfile
@@ -15,13 +16,11 @@ import time
 import numpy as np
 import pandas as pd
 import tabulate
-from absl import app, flags
 
 from experts.data import natural6, vtab
 from experts.reporting import contents, page, picks, results, study, summary
 from experts.selection import evaluation
 
-_OUT = flags.DEFINE_string('out', '', 'Folder to leave the simulated results and their report in.')
 _METHODS = 13
 
 
@@ -152,14 +151,18 @@ def _bootstrap(cluster: bool) -> float:
   return seconds
 
 
-def main(argv: list[str]) -> None:
-  del argv
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument(
+    '--out', default='', help='folder to leave the simulated results and their report in'
+  )
+  given = parser.parse_args()
   rows = [
     [f'bootstrap, {form}', f'{_bootstrap(form == "by selection"):.1f}', '10', '']
     for form in ('plain', 'by selection')
   ]
   with tempfile.TemporaryDirectory() as scratch:
-    folder = pathlib.Path(_OUT.value or scratch)
+    folder = pathlib.Path(given.out or scratch)
     folder.mkdir(parents=True, exist_ok=True)
     groups = task_groups()
     members = simulate(folder, groups, experts=21)
@@ -186,4 +189,4 @@ def main(argv: list[str]) -> None:
 
 
 if __name__ == '__main__':
-  app.run(main)
+  main()

@@ -1,5 +1,6 @@
 """Adds foreign and own models to a pool file, and lists one."""
 
+import argparse
 import dataclasses
 import math
 import os
@@ -9,23 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import tabulate
-from absl import flags
 
 from experts.models import weights
 from experts.selection import foreign, networks, pool
-
-_POOL = flags.DEFINE_string('pool', 'pool.json', 'The pool file; made if it is not there.')
-_NAME = flags.DEFINE_string('name', '', 'Of the model.')
-_KIND = flags.DEFINE_enum('kind', None, pool.KINDS, 'Of the model.')
-_WEIGHTS = flags.DEFINE_string('weights', '', 'File or folder; module:function of a callable.')
-_BACKBONE = flags.DEFINE_string('backbone', None, "File of an adapter expert's baseline.")
-_UPSTREAM = flags.DEFINE_string('upstream', '', 'Data set that it was trained on.')
-_IMAGES = flags.DEFINE_integer('images', 0, 'Images that it was trained on; 0 if unknown.')
-_ACCURACY = flags.DEFINE_float('imagenet_accuracy', None, 'Top-1 in [0, 1], if known.', 0, 1)
-_SIZE = flags.DEFINE_integer('size', None, "Side of its images, pixels; else the pool's.")
-_RESIZE = flags.DEFINE_integer('resize', None, 'Side before the central crop.')
-_PARAMETERS = flags.DEFINE_integer('parameters', None, 'Where its weights do not tell.')
-_HASH = flags.DEFINE_string('hash', '', 'Of a callable: a word for its version, to cache by.')
 
 
 def add(
@@ -148,38 +135,45 @@ def _count(member, folder) -> int:
   return found
 
 
-def main(argv: list[str]) -> None:
-  """`add` or `list`; see experts/selection/pool.py."""
+def main() -> None:
+  """`add` or `list` on the command line."""
+  parser = argparse.ArgumentParser(prog='python -m experts.selection.pool', description=__doc__)
+  commands = parser.add_subparsers(dest='command', required=True)
+  shown = commands.add_parser('list', help='prints the models of a pool file')
+  made = commands.add_parser(
+    'add', help='adds a model to a pool file, which is made if it is not there'
+  )
+  for one in (shown, made):
+    one.add_argument('--pool', default='pool.json', help='the pool file (%(default)s)')
+  made.add_argument('--name', required=True, help='of the model')
+  made.add_argument('--kind', required=True, choices=pool.KINDS, help='of the model')
+  made.add_argument(
+    '--weights', required=True, help='file or folder; module:function of a callable'
+  )
+  made.add_argument('--backbone', help="file of an adapter expert's baseline")
+  made.add_argument('--upstream', default='', help='data set that it was trained on')
+  made.add_argument(
+    '--images', type=int, default=0, help='images that it was trained on; 0 if unknown'
+  )
+  made.add_argument('--imagenet_accuracy', type=float, help='top-1 in [0, 1], if known')
+  made.add_argument('--size', type=int, help="side of its images, pixels; else the pool's")
+  made.add_argument('--resize', type=int, help='side before the central crop')
+  made.add_argument('--parameters', type=int, help='where its weights do not tell')
+  made.add_argument('--hash', default='', help='of a callable: a word for its version, to cache by')
+  given = vars(parser.parse_args())
+  path, command = given.pop('pool'), given.pop('command')
   try:
-    match argv[1:]:
-      case ['add'] if _NAME.value and _KIND.value and _WEIGHTS.value:
-        member = add(
-          _POOL.value,
-          _NAME.value,
-          _KIND.value,
-          _WEIGHTS.value,
-          _BACKBONE.value,
-          _PARAMETERS.value,
-          upstream=_UPSTREAM.value,
-          images=_IMAGES.value,
-          imagenet_accuracy=_ACCURACY.value,
-          size=_SIZE.value,
-          resize=_RESIZE.value,
-          hash=_HASH.value,
-        )
-        print(
-          f'{_POOL.value}: added {member.name} ({member.kind}, {member.parameters:,} parameters, dimension '
-          f'{member.dimension})'
-        )
-      case ['add']:
-        raise ValueError('a model to add needs --name, --kind and --weights')
-      case ['list']:
-        columns = (
-          'name', 'kind', 'upstream', 'slice', 'parameters', 'dimension', 'imagenet_accuracy',
-        )  # fmt: skip
-        rows = [[getattr(m, column) for column in columns] for m in pool.read(_POOL.value)]
-        print(tabulate.tabulate(rows, columns, 'github', intfmt=','))
-      case _:
-        raise ValueError(f"say 'add' or 'list', not {' '.join(argv[1:])!r}")
+    if command == 'list':
+      columns = (
+        'name', 'kind', 'upstream', 'slice', 'parameters', 'dimension', 'imagenet_accuracy',
+      )  # fmt: skip
+      rows = [[getattr(m, column) for column in columns] for m in pool.read(path)]
+      print(tabulate.tabulate(rows, columns, 'github', intfmt=','))
+      return
+    member = add(path, source=given.pop('weights'), **given)
+    print(
+      f'{path}: added {member.name} ({member.kind}, {member.parameters:,} parameters, dimension '
+      f'{member.dimension})'
+    )
   except (ValueError, OSError) as error:
     sys.exit(f'error: {error}')

@@ -13,8 +13,6 @@ import tempfile
 import typing
 from collections.abc import Mapping, Sequence
 
-from absl import app
-
 # The network of these is the pool's 'model'; each of the others brings its own.
 NETWORKS = ('random', 'baseline', 'checkpoint', 'full', 'adapter')
 KINDS = (*NETWORKS, 'bit', 'saved_model', 'callable', 'embeddings')
@@ -243,4 +241,4 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
 if __name__ == '__main__':
   from experts.selection import commands  # Reads weights, and imports this module.
 
-  app.run(commands.main)
+  commands.main()
