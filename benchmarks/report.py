@@ -18,7 +18,7 @@ import pandas as pd
 import tabulate
 
 from experts.data import natural6, vtab
-from experts.reporting import contents, page, picks, results, study, summary
+from experts.reporting import contents, outcomes, page, picks, results, study, summary
 from experts.selection import evaluation
 
 _METHODS = 13
@@ -78,8 +78,7 @@ def load(folder: pathlib.Path, members: pd.DataFrame, groups: dict[str, str]) ->
   scores = results.read_scores(folder / 'scores.csv')
   trials = results.read_trials(folder / 'trials.csv', scores)
   pooled = trials[trials.model != 'dat']
-  # Runs are told apart by their seeds.
-  joined = evaluation.join(scores, pooled)
+  joined = evaluation.join(scores, outcomes.tested(pooled, groups))
   regrets = evaluation.regrets(joined)
   return contents.Results(
     tables=study.Tables(

@@ -158,16 +158,26 @@ def get_config():
       'transfer': {
         # 'all' models of the pool (so that the best by hindsight is known), or the 'chosen' and the baseline.
         'models': 'chosen',
+        # 0: the sweep is every combination of the four below. Else so many random ones: learning rate and weight decay
+        # log-uniform between the smallest and the largest, duration and mixup each of those with equal chance.
+        'draws': 0,
+        # For a batch of base_batch_size; scaled with the batch.
         'learning_rates': (0.1, 0.01),
         'durations': ('2500 steps', '10000 steps'),
+        'weight_decays': (0.0,),
+        'mixups': (0.0,),
+        'base_batch_size': 256,
+        # One for each duration, or one for all: '200 steps' or '10 %'.
+        'warmups': ('200 steps', '500 steps'),
         **{
           name: value
-          for name, value in training(
-            batch_size=512, warmup='8 %', decay_at=(1 / 3, 2 / 3, 9 / 10)
-          ).items()
-          if name not in ('learning_rate', 'duration')
+          for name, value in training(batch_size=512, decay_at=(1 / 3, 2 / 3, 9 / 10)).items()
+          if name not in ('learning_rate', 'duration', 'weight_decay', 'mixup', 'warmup')
         },
       },
+      # Whether intervals resample the selections, then the retrains within each, which share their settings; else all
+      # retrains alike, as the paper does.
+      'report': {'cluster': False},
     }
   )
 
@@ -185,5 +195,10 @@ def task(data, train='train', test='test', **changes):
     'validation_images': 200,
     # 0 is all of the test split, or a fifth of the training split where there is none.
     'test_images': 0,
+    # 'accuracy' or 'mean_per_class', the mean over the classes of their accuracies.
+    'metric': 'accuracy',
+    # Pixels to fine-tune at, and to resize to before the crop; 0: those that the model was trained with.
+    'size': 0,
+    'resize': 0,
   }
   return {**fields, **changes}

@@ -36,6 +36,7 @@ def get_config():
     batch_size=32,
     durations=('80 steps',),
     learning_rates=(0.4, 0.1),
+    warmups=('8 %',),
   )
   config.trials = '1x2'
   return config

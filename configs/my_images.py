@@ -21,6 +21,9 @@ def get_config():
   config.run.update(log_every=20)
   config.trials = '1x3'
   config.transfer.update(
-    batch_size=64, durations=('100 steps', '400 steps'), learning_rates=(0.2, 0.05)
+    batch_size=64,
+    durations=('100 steps', '400 steps'),
+    learning_rates=(0.2, 0.05),
+    warmups=('8 %',),
   )
   return config

@@ -31,7 +31,11 @@ def get_config():
     name: common.task(f'glyphs:{name}') for name in ('digits', 'alphabet', 'orientation')
   }
   config.transfer.update(
-    models='all', batch_size=32, durations=('60 steps',), learning_rates=(0.4, 0.1)
+    models='all',
+    batch_size=32,
+    durations=('60 steps',),
+    learning_rates=(0.4, 0.1),
+    warmups=('8 %',),
   )
   config.trials = '1x2'
   return config

@@ -19,6 +19,8 @@ def get_config():
     'rsscn7': common.task('images:rsscn7/rsscn7-sub.tar.gz'),
     'dtd10': common.task('images:dtd10/dtd10.tar.gz', train_images=0),
   }
-  config.transfer.update(batch_size=32, durations=('80 steps',), learning_rates=(0.4, 0.1))
+  config.transfer.update(
+    batch_size=32, durations=('80 steps',), learning_rates=(0.4, 0.1), warmups=('8 %',)
+  )
   config.trials = '1x2'
   return config

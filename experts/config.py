@@ -66,6 +66,16 @@ def numbers(low: float, high: float) -> Field:
   )
 
 
+def at_least_one(low: float) -> Field:
+  return Field(
+    tuple,
+    lambda v: (
+      len(v) > 0 and all(isinstance(x, (int, float)) and low <= x < float('inf') for x in v)
+    ),
+    f'at least one number of {low:g} or more',
+  )
+
+
 def duration(*units: str, above_zero: bool = True) -> Field:
   def accepts(value: Any) -> bool:
     try:
@@ -106,6 +116,9 @@ TRAINING = {
   'crop': choice('inception', 'random', 'none'),
   'flip': BOOL,
 }
+
+# Those that a transfer has several of.
+SWEPT = ('learning_rate', 'duration', 'weight_decay', 'mixup', 'warmup')
 
 SCHEMA = {
   'seed': integer(0),
@@ -167,6 +180,9 @@ SCHEMA = {
       'train_images': integer(0),
       'validation_images': integer(0),
       'test_images': integer(0),
+      'metric': choice('accuracy', 'mean_per_class'),
+      'size': integer(0),
+      'resize': integer(0),
     }
   ),
   'trials': Field(
@@ -191,6 +207,15 @@ SCHEMA = {
   },
   'transfer': {
     'models': choice('all', 'chosen'),
+    'draws': integer(0),
+    'base_batch_size': integer(1),
+    'weight_decays': at_least_one(0),
+    'mixups': at_least_one(0),
+    'warmups': Field(
+      tuple,
+      lambda v: len(v) > 0 and all(TRAINING['warmup'].accepts(x) for x in v),
+      "at least one number with its unit (steps, %), such as '200 steps'",
+    ),
     'learning_rates': Field(
       tuple,
       lambda v: len(v) > 0 and all(isinstance(x, (int, float)) and x > 0 for x in v),
@@ -201,8 +226,9 @@ SCHEMA = {
       lambda v: len(v) > 0 and all(duration('steps', 'epochs', 'examples').accepts(x) for x in v),
       "at least one number above 0 with its unit, such as '2500 steps'",
     ),
-    **{k: v for k, v in TRAINING.items() if k not in ('learning_rate', 'duration')},
+    **{k: v for k, v in TRAINING.items() if k not in SWEPT},
   },
+  'report': {'cluster': BOOL},
 }
 
 # To classify images with what a transfer left needs little; `model` is a file there.
@@ -240,6 +266,21 @@ def validate(config: ml_collections.ConfigDict) -> None:
     raise ValueError(
       f'config.image.resize={config.image.resize} must be at least config.image.size={config.image.size}, '
       'for the evaluation crops the second out of the first'
+    )
+  for name, task in config.tasks.items():
+    if task.resize < task.size:
+      raise ValueError(
+        f'config.tasks.{name}.resize={task.resize} must be at least its size={task.size}'
+      )
+  section = config.transfer
+  if len(section.warmups) not in (1, len(section.durations)):
+    raise ValueError(
+      f'config.transfer.warmups={section.warmups} must be one for each of config.transfer.durations='
+      f"{section.durations}, or one for all, such as ('8 %',)"
+    )
+  if section.draws and min(section.weight_decays) == 0:
+    raise ValueError(
+      'config.transfer.weight_decays must be above 0, for draws are even in their logarithm'
     )
 
 

@@ -219,7 +219,7 @@ def test_a_finished_phase_is_skipped_and_another_config_refused(config, tmp_path
   assert record['finished']
   before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*') if path.is_file()}
   # Neither what later phases read nor where things are shown is part of what upstream made.
-  config.transfer.mixup = 0.7
+  config.transfer.mixups = (0.7,)
   config.run.log_every = 3
   app.run(config, str(tmp_path))
   config.upstream.learning_rate = 0.25

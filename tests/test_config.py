@@ -154,6 +154,31 @@ def test_images_are_not_cropped_larger_than_they_are(config):
     configs.validate(config)
 
 
+def test_a_task_is_not_cropped_larger_than_it_is(config):
+  config.tasks.mine.update(size=480, resize=0)
+  with pytest.raises(
+    ValueError, match=r'config\.tasks\.mine\.resize=0 must be at least .*size=480'
+  ):
+    configs.validate(config)
+
+
+def test_warm_ups_go_with_durations(config):
+  config.transfer.durations = ('10 steps', '20 steps', '30 steps')
+  config.transfer.warmups = ('2 steps',)
+  configs.validate(config)
+  config.transfer.warmups = ('2 steps', '4 steps')
+  with pytest.raises(ValueError, match=r'^config\.transfer\.warmups=.* must be one for each of'):
+    configs.validate(config)
+
+
+def test_draws_need_logarithms(config):
+  config.transfer.draws = 36
+  with pytest.raises(ValueError, match=r'^config\.transfer\.weight_decays must be above 0'):
+    configs.validate(config)
+  config.transfer.weight_decays = (1e-6, 1e-2)
+  configs.validate(config)
+
+
 def test_leaves_are_dotted_paths():
   assert configs.leaves({'a': 1, 'b': {'c': {'d': (2,)}, 'e': 3}}) == {
     'a': 1,

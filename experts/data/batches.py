@@ -129,6 +129,7 @@ class Member(NamedTuple):
   indices: np.ndarray  # int [n], the images of its slice
   seed: int
   order: Order = shuffled  # of the slice's images
+  mixup: float = 0.0  # the alpha of Beta(alpha, alpha); 0: no mixup
 
 
 def train_batches(
@@ -138,7 +139,6 @@ def train_batches(
   start_step: int,
   num_steps: int,
   *,
-  mixup: float = 0.0,
   shard: tuple[int, int] = (0, 1),
   undecodable: str = 'raise',
   threads: int = 0,
@@ -146,20 +146,20 @@ def train_batches(
   """The training batches of a population, from any step on.
 
   Args:
-    members: (data set, indices, seed, order) of each member.
+    members: the data of each member. What those of the same data, indices, seed, order and mixup see is made once.
     transform: applied to every image.
     batch_size: examples of one member in one step, over all hosts.
     start_step: first step to make.
     num_steps: the number of steps to make.
-    mixup: the alpha of Beta(alpha, alpha); examples 2k and 2k+1 of a batch are mixed; 0: no mixup.
     shard: (index, number) of this host: it makes one contiguous block of every batch.
     undecodable: 'raise', or 'skip': the next image of the slice stands in, and it is counted.
     threads: images decoded at a time; 0: as suits the data and the machine.
 
   Returns:
     Iterator over num_steps dicts: 'image' uint8 [P, B, S, S, 3] and 'label' int32 [P, B], where B is
-    this host's part of the batch; with mixup also 'partner' int32 [P, B] and 'weight' float32
-    [P, B], the target being weight * label + (1 - weight) * partner.
+    this host's part of the batch; if any member has mixup, which mixes examples 2k and 2k+1, also
+    'partner' int32 [P, B] and 'weight' float32 [P, B], the target being weight * label +
+    (1 - weight) * partner.
 
   Raises:
     ValueError: a batch that the hosts cannot share, an empty slice, an unknown policy.
@@ -169,13 +169,21 @@ def train_batches(
   faults = _Faults(undecodable)
   if not members:
     raise ValueError('a population needs at least one member')
-  if mixup < 0:
-    raise ValueError(f'mixup must be 0 or more, not {mixup}')
+  members = [Member(*member) for member in members]
+  if (least := min(member.mixup for member in members)) < 0:
+    raise ValueError(f'mixup must be 0 or more, not {least}')
+  mixup = any(member.mixup for member in members)
   if mixup and len(block) % 2:
     raise ValueError(f'mixup needs an even number of examples on each host, not {len(block)}')
-  members = [Member(*member) for member in members]
-  makers = [_Maker(member, transform, faults, mixup) for member in members]
-  row_list = [(maker, row) for maker in makers for row in block]
+  # A sweep's members differ in their learning rates and see the same images.
+  makers: dict[tuple, _Maker] = {}
+  which = []
+  for member in members:
+    key = (id(member.dataset), id(member.indices), *member[2:])
+    if key not in makers:
+      makers[key] = _Maker(member, transform, faults)
+    which.append(list(makers).index(key))
+  row_list = [(maker, row) for maker in makers.values() for row in block]
 
   def make(rows: Sequence[tuple['_Maker', int]], step: int) -> dict[str, np.ndarray]:
     image = np.empty((len(rows), transform.size, transform.size, 3), np.uint8)
@@ -188,9 +196,10 @@ def train_batches(
     return _mix(image, label, weight)
 
   threads = threads or _threads([member.dataset for member in members])
-  return Batches(
-    _stream(make, row_list, (len(members), len(block)), start_step, num_steps, threads), faults
-  )
+  stream = _stream(make, row_list, (len(makers), len(block)), start_step, num_steps, threads)
+  if len(makers) < len(members):
+    stream = ({key: value[which] for key, value in batch.items()} for batch in stream)
+  return Batches(stream, faults)
 
 
 def eval_batches(
@@ -292,12 +301,11 @@ class _Faults:
 class _Maker:
   """Makes the examples of one member, each from its position alone."""
 
-  def __init__(self, member: Member, transform: Transform, faults: _Faults, mixup: float):
-    self._dataset, indices, seed, order = member
+  def __init__(self, member: Member, transform: Transform, faults: _Faults):
+    self._dataset, indices, seed, order, self._mixup = member
     self._indices = _checked(self._dataset, indices)
     self._transform = transform
     self._faults = faults
-    self._mixup = mixup
     # Three independent streams: the order, the augmentation, the mixing.
     state = np.random.SeedSequence(seed).generate_state(3, np.uint64)
     self._row = order(len(self._indices), int(state[0]))
@@ -320,6 +328,8 @@ class _Maker:
     )
 
   def weight(self, position: int) -> float:
+    if not self._mixup:
+      return 1.0
     return _rng(self._mix, position).beta(self._mixup, self._mixup)
 
 

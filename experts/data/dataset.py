@@ -26,6 +26,7 @@ class Dataset:
     edges: the (child, parent) names of the is-a graph over the classes, empty where there is none.
     in_memory: reading an image costs next to nothing.
     definitions: what some of the is-a graph's names mean.
+    version: the prepared data set and its version, such as 'oxford_iiit_pet/4.0.0', where it is one of TFDS.
     identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
   """
 
@@ -38,6 +39,7 @@ class Dataset:
   edges: tuple[tuple[str, str], ...] = ()
   in_memory: bool = False
   definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  version: str = ''
   identify: Callable[[], str] = lambda: ''
 
   def __len__(self) -> int:

@@ -110,6 +110,7 @@ def read(
     read_image=lambda index: image_of(source[index], where(index)),
     read_labels=lambda: np.array([label_of(source[i]) for i in range(len(source))], np.int64),
     describe=where,
+    version=builder.info.full_name,
     identify=lambda: identify(builder, split),
   )
 

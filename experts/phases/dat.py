@@ -82,8 +82,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     described = upstream.member(
       workdir, model, MODEL, MODEL, _path(stream.name), config.upstream.data, train, stream.indices
     )
-    task = transfer.open_task(config, stream.name)
-    trainer = transfer.Trainer(config, board, settings, task, described, workdir, table)
+    sized = transfer.with_size_of(own, settings, config, stream.name)
+    task = transfer.open_task(sized, stream.name)
+    trainer = transfer.Trainer(sized, board, settings, task, described, workdir, table)
     trainer.retrain(trainer.sweep(), '')
 
 

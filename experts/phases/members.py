@@ -9,7 +9,7 @@ import operator
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +48,14 @@ def adapters_at_once(platform: str | None = None) -> int:
   v3 core an image with two at once, 0.78 one after the other (estimates of its compiler, R50, 32 images each).
   """
   return ADAPTERS_AT_ONCE if (platform or jax.default_backend()) == 'cpu' else 1
+
+
+class Setting(NamedTuple):
+  """What members of one population may differ in, besides their data."""
+
+  learning_rate: float  # for the whole batch
+  weight_decay: float
+  mixup: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -212,19 +220,19 @@ def describe(
   model: resnet.ResNet,
   objective: population.Objective,
   steps: int,
-  learning_rates: Sequence[float] = (),
+  settings: Sequence[Setting],
   members_at_once: int = 1,
+  warmup: str = '',
 ) -> population.Population:
   """The population that a section of the config describes; see `train` for the arguments."""
-  rates = learning_rates or [section.learning_rate] * len(names)
   return population.Population(
     names=names,
     objective=objective,
-    learning_rate=[optim.scaled(rate, section.batch_size) for rate in rates],
-    weight_decay=[section.weight_decay] * len(names),
+    learning_rate=[one.learning_rate for one in settings],
+    weight_decay=[one.weight_decay for one in settings],
     schedule=optim.staircase(
       steps,
-      optim.steps(section.warmup, section.batch_size, total_steps=steps),
+      optim.steps(warmup or section.warmup, section.batch_size, total_steps=steps),
       tuple(section.decay_at),
     ),
     momentum=section.momentum,
@@ -234,12 +242,24 @@ def describe(
   )
 
 
+def setting(section: Config) -> Setting:
+  """The one of a section, for all its members."""
+  rate = optim.scaled(section.learning_rate, section.batch_size)
+  return Setting(rate, section.weight_decay, section.mixup)
+
+
 def need(model: resnet.ResNet, size: int, trained: Tree, frozen: Tree) -> meshes.Need:
   """The device memory of members whose trees [P, …] train on images of this size."""
   one = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(trained)) * 4
   shared = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)) * 4
   # The momenta are as many as the parameters.
-  return meshes.Need(member=2 * one, gradient=one, image=_image_bytes(model, size), shared=shared)
+  return meshes.Need(
+    member=2 * one,
+    gradient=one,
+    image=_image_bytes(model, size),
+    shared=shared,
+    input=3 * size**2,
+  )
 
 
 @functools.cache
@@ -261,7 +281,8 @@ def train(
   objective: population.Objective,
   steps: int,
   members_at_once: int = 1,
-  learning_rates: Sequence[float] = (),
+  settings: Sequence[Setting] = (),
+  warmup: str = '',
   folder: str = '',
   evaluate: Evaluate | None = None,
   keep: Callable[[int, Tree], None] | None = None,
@@ -284,14 +305,15 @@ def train(
     objective: loss and accuracy of one member.
     steps: of every member, whatever the size of its data.
     members_at_once: most members that one `vmap` computes; see `population.Population`.
-    learning_rates: one a member, for a batch of 256; the section's for all if empty.
+    settings: one a member; the section's for all if empty.
+    warmup: a duration; the section's if empty.
     folder: where checkpoints and metric lines go. Without one the run keeps none, starts again after a crash, and takes
       a loss that diverges as a result.
     evaluate: see `Evaluate`.
     snapshot: called with the step and the first member's trees every `snapshot_every` steps, 0 for never, on that host.
     keep: called with each member's number and trained trees, on the host of the process that writes.
   """
-  rates = learning_rates or [section.learning_rate] * len(streams)
+  settings = settings or [setting(section)] * len(streams)
   needed = need(model, config.image.size, trained, frozen)
   rounds = _rounds(config, section, needed, len(streams), members_at_once, folder)
   for number, layout in enumerate(rounds, 1):
@@ -306,8 +328,9 @@ def train(
       model,
       objective,
       steps,
-      rates[part],
+      settings[part],
       layout.at_once,
+      warmup,
     )
     mesh = meshes.make(layout.groups, layout.shards)
     state = _train_round(
@@ -316,6 +339,7 @@ def train(
       board,
       run,
       streams[part],
+      [one.mixup for one in settings[part]],
       described,
       mesh,
       jax.tree.map(operator.itemgetter(part), trained),
@@ -374,22 +398,21 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
 
 
 def _train_round(
-  config, section, board, run, streams, described, mesh, trained, frozen, steps, folder, evaluate,
-  snapshot, snapshot_every,
+  config, section, board, run, streams, mixups, described, mesh, trained, frozen, steps, folder,
+  evaluate, snapshot, snapshot_every,
 ):  # fmt: skip
   mine, shard = meshes.share(mesh, len(streams))
 
   def source(start):
     return batches.train_batches(
       [
-        batches.Member(stream.dataset, stream.indices, stream.seed, stream.order)
-        for stream in streams[mine]
+        batches.Member(stream.dataset, stream.indices, stream.seed, stream.order, mixup)
+        for stream, mixup in zip(streams[mine], mixups[mine], strict=True)
       ],
       train_transform(config.image, section),
       section.batch_size,
       start_step=start,
       num_steps=steps - start,
-      mixup=section.mixup,
       shard=shard,
       undecodable=config.image.undecodable,
     )

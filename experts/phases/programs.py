@@ -3,6 +3,7 @@
 Nothing is trained and, where the config says how large its data is, nothing is read.
 """
 
+import collections
 import dataclasses
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from experts.data import vtab
+from experts.data import natural6, vtab
 from experts.models import resnet
 from experts.phases import experts, members, select, tasks, transfer, upstream
 from experts.selection import knn, networks, pool
@@ -135,7 +136,8 @@ def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
 def _of_transfer(config, devices, limit) -> Iterator[Program]:
   settings, _ = _pool(config)
   config = config.copy_and_resolve_references()
-  config.image.update(size=settings['size'], resize=settings['resize'])
+  size = max([settings['size'], *(spec.size for spec in config.tasks.values())])
+  config.image.update(size=size, resize=max(size, settings['resize']))
   model = members.make_model(settings, devices[0].platform)
   section = config.transfer
   sizes = _tasks(config)
@@ -144,24 +146,27 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
   largest = max(sizes.values(), key=lambda size: size.classes)
   network = _network(model, largest.classes)
   train = lambda size: size.images - size.validation
-  sweep = sum(
-    optim.steps(text, section.batch_size, train(size))
-    for size in sizes.values()
-    for text in section.durations
-  )
+  selections, retrains = transfer.numbers(config)
+  points = [point for i in range(selections) for point in transfer.sweep_points(config, i)]
+  # Those of one duration train together; populations of one size are one program.
+  sweeps = collections.Counter()
+  for text, number in collections.Counter(point.duration for point in points).items():
+    sweeps[number] += sum(
+      optim.steps(text, section.batch_size, train(size)) for size in sizes.values()
+    )
   longest = sum(
     max(optim.steps(text, section.batch_size, train(size)) for text in section.durations)
     for size in sizes.values()
   )
-  selections, retrains = transfer.numbers(config)
+  setting = members.Setting(1.0, 0.0, max(section.mixups))
   for name, number, steps, images in (
-    ('sweep', selections * len(section.learning_rates), sweep, 0),
+    *(('sweep', number, steps, 0) for number, steps in sweeps.items()),
     ('retrain', selections * retrains, longest, sum(size.test_images for size in sizes.values())),
   ):
     yield from _training(
       config, devices, limit, 'transfer', f'transfer {name}', section, 'transfer', model, number,
       network, {}, members.single_label(model), steps * candidates, members.predict(model), images * candidates,
-      rates=[1.0] * number,
+      settings=[setting] * number, warmup=section.warmups[0],
     )  # fmt: skip
 
 
@@ -235,17 +240,26 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
 
 def _training(
   config, devices, limit, phase, run, section, field, model, number, one, frozen, objective, steps,
-  predict, test_images, at_once=1, rates=(),
+  predict, test_images, at_once=1, settings=(), warmup='',
 ) -> Iterator[Program]:  # fmt: skip
   """The step and the evaluation of each kind of round."""
   size, batch = config.image.size, section.batch_size
   need = members.need(model, size, _stacked(one, number), frozen)
+  settings = settings or [members.setting(section)] * number
   rounds = meshes.plan(number, batch, len(devices), need, limit, at_once, config.run.loop)
   for layout, times in _alike(rounds):
     mesh = meshes.make(layout.groups, layout.shards, devices)
     names = [str(i) for i in range(layout.members)]
     described = members.describe(
-      config, section, names, model, objective, steps, list(rates)[: layout.members], layout.at_once
+      config,
+      section,
+      names,
+      model,
+      objective,
+      steps,
+      settings[: layout.members],
+      layout.at_once,
+      warmup,
     )
     trained = _stacked(one, layout.members)
     leading = (layout.members, batch)
@@ -253,7 +267,7 @@ def _training(
       'image': jax.ShapeDtypeStruct((*leading, size, size, 3), np.uint8),
       'label': jax.ShapeDtypeStruct(leading, np.int32),
     }
-    if section.mixup:
+    if settings[0].mixup:
       examples['partner'] = jax.ShapeDtypeStruct(leading, np.int32)
       examples['weight'] = jax.ShapeDtypeStruct(leading, np.float32)
     yield Program(
@@ -336,12 +350,17 @@ class _Task:
 def _tasks(config) -> Mapping[str, _Task]:
   sizes = {}
   for name, spec in config.tasks.items():
-    source, _, vtab_name = spec.data.partition(':')
+    source, _, of = spec.data.partition(':')
     if source == 'vtab':
-      task, _ = vtab.find(vtab_name)
+      task, _ = vtab.find(of)
       sizes[name] = _Task(
         spec.train_images, spec.validation_images, task.counts['test'], task.num_classes
       )
+    elif source == 'natural6':
+      task = natural6.find(of)
+      images = spec.train_images or task.counts['train_validation']
+      validation = spec.validation_images or task.counts.get('validation', images // 10)
+      sizes[name] = _Task(images, validation, task.counts['test'], task.num_classes)
     else:
       task = tasks.load(name, spec, config.data_dir, config.seed)
       sizes[name] = _Task(

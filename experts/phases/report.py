@@ -5,9 +5,10 @@ from collections.abc import Mapping
 
 import pandas as pd
 
-from experts.data import natural6, vtab
+from experts.data import vtab
 from experts.phases import members, select
-from experts.reporting import contents, page, picks, results, study, summary, tables
+from experts.phases.tasks import group
+from experts.reporting import contents, outcomes, page, picks, results, study, summary, tables
 from experts.selection import evaluation, pool
 from experts.training import hosts
 from experts.training.board import Board
@@ -23,14 +24,16 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   source = os.path.expanduser(config.results) or workdir
   found = read(config, source, workdir)
   path = page.write(found, f'{workdir}/report')
-  table = tables.report_table(found.tables.scores, found.trials, found.strategy, found.budget)
+  table = tables.report_table(
+    found.tables.scores, found.trials, found.strategy, found.budget, found.groups
+  )
   board.text('report', 0, {'table': tables.to_markdown(table)})
   print(tables.to_terminal(table))
   print(f'\nreport: {path}\ncurves: tensorboard --logdir {workdir}/tensorboard')
 
 
 def read(config: members.Config, source: str, workdir: str) -> contents.Results:
-  """Reads scores.csv and what else there is of trials.csv, costs.csv, slices.csv and the pool.
+  """Reads scores.csv and what else there is of trials.csv, tasks.csv, costs.csv, slices.csv and the pool.
 
   Raises:
     FileNotFoundError: no scores.csv.
@@ -40,8 +43,12 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
   trials = pd.DataFrame(columns=['task', 'model', 'lr', 'steps', 'seed', 'split', 'accuracy'])
   if os.path.exists(f'{source}/trials.csv'):
     trials = results.read_trials(f'{source}/trials.csv', scores)
-  of_pool = trials[trials.model != 'dat']
-  joined = evaluation.join(scores, of_pool if len(of_pool) else None)
+  tasks = None
+  if os.path.exists(f'{source}/tasks.csv'):
+    tasks = results.read_tasks(f'{source}/tasks.csv')
+  groups = _groups(config, scores, tasks)
+  tested = outcomes.tested(trials[trials.model != 'dat'], groups)
+  joined = evaluation.join(scores, tested if len(tested) else None)
   regrets = evaluation.regrets(joined)
   strategy = select.strategy_names(config)[0]
   return contents.Results(
@@ -55,12 +62,14 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
       correlations=evaluation.correlations(joined),
     ),
     trials=trials,
-    groups=_groups(config, scores),
+    groups=groups,
     costs=_csv(f'{source}/costs.csv'),
     slices=_csv(f'{os.path.dirname(select.pool_path(config, source))}/slices.csv'),
     paper=_csv(os.path.expanduser(config.paper)) if config.paper else None,
     strategy=strategy,
     budget=config.select.budget,
+    cluster=config.report.cluster,
+    tasks=tasks,
   )
 
 
@@ -78,16 +87,18 @@ def _models(
   return named.assign(upstream='', **unknown).reset_index(drop=True)
 
 
-def _groups(config: members.Config, scores: pd.DataFrame) -> Mapping[str, str]:
+def _groups(
+  config: members.Config, scores: pd.DataFrame, tasks: pd.DataFrame | None
+) -> Mapping[str, str]:
   """Task -> group; a task of any name may have the data of a published one."""
   groups = {name: task.group for name, task in vtab.TASKS.items()}
   groups |= dict.fromkeys(set(scores.task) - set(groups), summary.OTHER)
-  for name, task in config.tasks.items():
-    scheme, _, of = task.data.partition(':')
-    if scheme == 'vtab':
-      groups[name] = vtab.find(of)[0].group
-    elif scheme == 'natural6' and of in natural6.TASKS:
-      groups[name] = summary.NATURAL_SIX
+  specs = {name: task.data for name, task in config.tasks.items()}
+  # Results from elsewhere say themselves what their tasks were.
+  specs |= {} if tasks is None else dict(zip(tasks.task, tasks.data.fillna(''), strict=True))
+  for name, spec in specs.items():
+    if (found := group(spec)) != summary.OTHER:
+      groups[name] = found
   return groups
 
 

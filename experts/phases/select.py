@@ -14,7 +14,7 @@ from absl import logging
 from experts.data import batches, slices
 from experts.data import hierarchy as hierarchies
 from experts.phases import members, scoring, tasks
-from experts.reporting import picks, statistics, tables
+from experts.reporting import outcomes, picks, statistics, tables
 from experts.selection import (
   cache,
   embed,
@@ -269,7 +269,9 @@ def _without_embeddings(config, chosen, task, names, targets, workdir) -> list[s
   if 'epn' in names:
     found['epn'] = _domain_prediction(config, chosen, task)
   if {'oracle', 'oracle_agnostic'} & set(names):
-    found |= {name: each for name, each in _oracles(chosen, task, workdir).items() if name in names}
+    found |= {
+      name: each for name, each in _oracles(config, chosen, task, workdir).items() if name in names
+    }
   return [
     {'task': task.name, 'model': member.name, 'strategy': name, 'score': float(value)}
     for name, values in found.items()
@@ -309,10 +311,11 @@ def _domain_prediction(config, chosen: _Pool, task: tasks.Task) -> np.ndarray:
   return np.array([by_node.get(member.slice, np.nan) for member in chosen.members])
 
 
-def _oracles(chosen: _Pool, task: tasks.Task, workdir: str) -> dict[str, np.ndarray]:
+def _oracles(config, chosen: _Pool, task: tasks.Task, workdir: str) -> dict[str, np.ndarray]:
   """Test accuracies of what was fine-tuned: of this task, and means over tasks (WHICH §3)."""
   trials = pd.read_csv(f'{workdir}/trials.csv')
-  tested = trials[trials.split == 'test'].groupby(['task', 'model']).accuracy.median().unstack(0)
+  groups = {name: tasks.group(spec.data) for name, spec in config.tasks.items()}
+  tested = outcomes.tested(trials, groups).pivot(index='model', columns='task', values='accuracy')
   tested = tested.reindex([member.name for member in chosen.members])
   return {
     'oracle': tested.get(task.name, pd.Series(np.nan, tested.index)).to_numpy(),

@@ -1,14 +1,16 @@
 """The tasks of a config: which images train, validate and test."""
 
 import dataclasses
+import fnmatch
 
 import ml_collections
 import numpy as np
 from absl import logging
 from sklearn.model_selection import train_test_split
 
-from experts.data import batches, sources, transforms
+from experts.data import batches, natural6, sources, transforms, vtab
 from experts.data.dataset import Dataset, UndecodableImage
+from experts.reporting import outcomes, summary
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -22,6 +24,7 @@ class Task:
     validation: indices into `train`, for the sweep to choose by.
     test: data set of the images that count.
     test_indices: indices into `test`.
+    metric: what counts, 'accuracy' or 'mean_per_class'.
   """
 
   name: str
@@ -30,6 +33,7 @@ class Task:
   validation: np.ndarray
   test: Dataset
   test_indices: np.ndarray
+  metric: str = 'accuracy'
 
   @property
   def all(self) -> np.ndarray:
@@ -44,9 +48,9 @@ class Task:
 def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -> Task:
   """Opens a task and splits its training images.
 
-  VTAB tasks keep the order and the split of the protocol (§5). Others are shuffled by `seed` and split with every class
-  in proportion. Without a test split, `test_images` of the training images are held
-  out.
+  VTAB tasks keep the order and the split of the protocol (§5), and the natural six their own validation split, unless
+  the config says how many images. Others are shuffled by `seed` and split with every class in proportion. Without a test
+  split, `test_images` of the training images are held out.
 
   Raises:
     ValueError: a class without images, one class only, or fewer images than the splits need; names the task.
@@ -55,7 +59,12 @@ def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -
   held_out = 0 if task.test else task.test_images or len(train) // 5
   number = task.train_images or len(train) - held_out
   for_validation = task.validation_images or number // 5
-  in_order = task.data.startswith('vtab:')
+  official = task.train == 'train_validation' and not (task.train_images or task.validation_images)
+  if official and task.data.startswith('natural6:'):
+    for_validation = len(sources.open_dataset(task.data, 'validation', data_dir))
+  else:
+    official = False
+  in_order = official or task.data.startswith('vtab:')
   sources.check_task(train, number + held_out, every_class=not in_order)
   if not 0 < for_validation < number:
     raise ValueError(
@@ -69,12 +78,52 @@ def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -
     fit, validation = _split(name, train, chosen, number - for_validation, seed)
   if not task.test:
     _, test_indices = _split(name, train, rest, len(rest) - held_out, seed)
-    return Task(name, train, fit, validation, train, np.sort(test_indices))
+    return Task(name, train, fit, validation, train, np.sort(test_indices), task.metric)
   test = sources.open_dataset(task.data, task.test, data_dir)
   test_indices = np.arange(len(test))
   if task.test_images and task.test_images < len(test):
     test_indices, _ = _split(name, test, test_indices, task.test_images, seed)
-  return Task(name, train, fit, validation, test, np.sort(test_indices))
+  return Task(name, train, fit, validation, test, np.sort(test_indices), task.metric)
+
+
+def group(data: str) -> str:
+  """The group that results of a task count in: one of VTAB's, the natural six, or 'other tasks'."""
+  scheme, _, name = data.partition(':')
+  if scheme == 'vtab':
+    return vtab.find(name)[0].group
+  if scheme == 'natural6' and name in natural6.TASKS:
+    return outcomes.NATURAL_SIX
+  return summary.OTHER
+
+
+def describe(task: Task, data: str) -> dict[str, str | int | bool]:
+  """What results of a task rest on: a row of tasks.csv.
+
+  Args:
+    task: as loaded.
+    data: its data in the config.
+  """
+  scheme, _, name = data.partition(':')
+  allowed = ()
+  if scheme == 'vtab':
+    allowed = vtab.find(name)[0].versions
+  elif scheme == 'natural6':
+    # A later one will do, but is another set of images.
+    allowed = natural6.find(name).versions[:1]
+  version = task.train.version
+  number = version.rpartition('/')[2]
+  return {
+    'task': task.name,
+    'data': data,
+    'version': version,
+    'drift': bool(version) and not any(fnmatch.fnmatch(number, one) for one in allowed or '*'),
+    'classes': task.train.num_classes,
+    'fit': len(task.fit),
+    'validation': len(task.validation),
+    'test': len(task.test_indices),
+    'metric': task.metric,
+    'statistic': outcomes.statistic(group(data)),
+  }
 
 
 # Test images up to this size are decoded once for all trials.

@@ -1,5 +1,6 @@
 """Phase 5: fine-tune models of the pool on every task (EXP §6, App. E)."""
 
+import itertools
 import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -17,10 +18,19 @@ from experts.selection import embed, networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
-COLUMNS = ('task', 'model', 'selection', 'lr', 'steps', 'seed', 'split', 'accuracy')
+COLUMNS = (
+  'task', 'model', 'selection', 'lr', 'steps', 'weight_decay', 'mixup', 'seed', 'split', 'accuracy',
+)  # fmt: skip
 _SWEEP, _TEST = 'validation', 'test'
-# Learning rate and steps.
-_Point = tuple[float, int]
+
+
+class Point(NamedTuple):
+  """One point of a sweep; the duration as the config has it."""
+
+  learning_rate: float
+  duration: str
+  weight_decay: float
+  mixup: float
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
@@ -29,6 +39,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   settings, candidates = pool.read_model(path), pool.read(path)
   scores = pd.read_csv(f'{workdir}/scores.csv')
   table = Trials(f'{workdir}/trials.csv')
+  described = []
   for name in config.tasks:
     ranked = scores[(scores.task == name) & (scores.strategy == select.strategy_names(config)[0])]
     tried = set(ranked.model[ranked['rank'] <= config.select.budget])
@@ -49,10 +60,14 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
           member.kind,
         )
         continue
-      sized = with_size_of(member, settings, config)
+      sized = with_size_of(member, settings, config, name)
       size = sized.image.size, sized.image.resize
       if size not in opened:
         opened[size] = open_task(sized, name)
+        if len(opened) == 1:
+          described.append(tasks.describe(opened[size], config.tasks[name].data))
+          if hosts.first():
+            members.write_csv(pd.DataFrame(described), f'{workdir}/tasks.csv')
       trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
       trainers[member.name] = trainer, trainer.sweep()
     if not trainers:
@@ -67,10 +82,12 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
 
 
 def with_size_of(
-  member: pool.Member, settings: Mapping[str, Any], config: members.Config
+  member: pool.Member, settings: Mapping[str, Any], config: members.Config, task: str = ''
 ) -> members.Config:
-  """The config for a pool's model, which sees images of the size that it was trained on."""
+  """The config for a pool's model, which sees images of the size that it was trained on, or of that of the task."""
   size, resize = embed.preprocessing(member, settings)
+  if task and config.tasks[task].size:
+    size, resize = config.tasks[task].size, config.tasks[task].resize
   config = config.copy_and_resolve_references()
   config.image.update(size=size, resize=resize or size)
   return config
@@ -94,12 +111,48 @@ def numbers(config: members.Config) -> tuple[int, int]:
   return int(selections), int(retrains)
 
 
+def sweep_points(config: members.Config, selection: int) -> list[Point]:
+  """The settings that one selection tries: all combinations, or random draws that depend on the seed alone."""
+  section = config.transfer
+  grid = (section.learning_rates, section.durations, section.weight_decays, section.mixups)
+  if not section.draws:
+    return [Point(*values) for values in itertools.product(*grid)]
+  rng = np.random.default_rng([config.seed, selection])
+
+  def between(values):
+    # Four digits, which a CSV keeps: a restart goes on with the very same.
+    return float(f'{np.exp(rng.uniform(*np.log([min(values), max(values)]))):.4g}')
+
+  return [
+    Point(
+      between(section.learning_rates),
+      str(rng.choice(section.durations)),
+      between(section.weight_decays),
+      float(rng.choice(section.mixups)),
+    )
+    for _ in range(section.draws)
+  ]
+
+
+def warmup(config: members.Config, steps: int, images: int) -> str:
+  """The warm-up that goes with the duration of so many steps, where a sweep trains on `images`."""
+  section = config.transfer
+  for i, text in enumerate(section.durations):
+    if optim.steps(text, section.batch_size, images) == steps:
+      return section.warmups[i % len(section.warmups)]
+  raise ValueError(
+    f'no duration of config.transfer.durations={section.durations} has {steps} steps'
+  )
+
+
 class _Trial(NamedTuple):
   """One fine-tune."""
 
   selection: int
-  rate: float
+  lr: float
   steps: int
+  weight_decay: float
+  mixup: float
   seed: int
 
 
@@ -142,18 +195,25 @@ class Trainer:
     self._settings, self._folder = settings, folder
     self._key = {'task': task.name, 'model': member.name}
 
-  def sweep(self) -> list[_Point]:
-    """Trains every learning rate and length on the fit images; returns each selection's best on validation."""
+  def sweep(self) -> list[_Trial]:
+    """Trains every point of the sweep on the fit images; returns each selection's best on validation."""
     config, section = self._config, self._config.transfer
     selections, _ = numbers(config)
-    for text in section.durations:
-      steps = optim.steps(text, section.batch_size, len(self._task.fit))
-      # All of one length are one population.
-      trials = [
-        _Trial(number, float(rate), steps, config.seed + number)
-        for number in range(selections)
-        for rate in section.learning_rates
-      ]
+    tried = [
+      _Trial(
+        number,
+        float(point.learning_rate),
+        optim.steps(point.duration, section.batch_size, len(self._task.fit)),
+        float(point.weight_decay),
+        float(point.mixup),
+        config.seed + number,
+      )
+      for number in range(selections)
+      for point in sweep_points(config, number)
+    ]
+    # All of one length are one population.
+    for steps in sorted({trial.steps for trial in tried}):
+      trials = [trial for trial in tried if trial.steps == steps]
       if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
         self._record(trials, _SWEEP, self._train(self._task.fit, trials, _SWEEP))
     best = []
@@ -161,15 +221,15 @@ class Trainer:
       rows = self._trials.find(**self._key, split=_SWEEP, selection=number)
       # Of equals the gentler: the smaller learning rate, then fewer steps.
       row = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
-      best.append((row['lr'], int(row['steps'])))
+      best.append(_Trial(**{name: row[name] for name in _Trial._fields}))
     return best
 
-  def retrain(self, chosen: list[_Point], folder: str) -> None:
+  def retrain(self, chosen: list[_Trial], folder: str) -> None:
     """Trains each selection's choice on all images from several seeds and tests; keeps one in `folder`, if given."""
     _, retrains = numbers(self._config)
     trials = [
-      _Trial(number, rate, steps, self._config.seed + retrains * number + i)
-      for number, (rate, steps) in enumerate(chosen)
+      trial._replace(seed=self._config.seed + retrains * trial.selection + i)
+      for trial in chosen
       for i in range(retrains)
     ]
     kept = [] if folder and not os.path.exists(f'{folder}/model.json') else None
@@ -204,7 +264,13 @@ class Trainer:
     model = members.make_model(settings)
     params['head'] = jax.device_get(resnet.init_head(model, self._task.train.num_classes))
     run = f'transfer/{self._task.name}/{self._member.name}/{split}'
-    names = [f'lr{one.rate:g}-steps{one.steps}-seed{one.seed}' for one in trials]
+    names = [
+      f'lr{one.lr:g}-steps{one.steps}'
+      + (f'-decay{one.weight_decay:g}' if one.weight_decay else '')
+      + (f'-mixup{one.mixup:g}' if one.mixup else '')
+      + f'-seed{one.seed}'
+      for one in trials
+    ]
     streams = [
       # The same seed, the same order of images: learning rates are compared on equal terms.
       members.Stream(
@@ -222,7 +288,9 @@ class Trainer:
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
       part = self._task.test_indices if on_test else self._task.validation
-      found.append(count(trained, dataset, part).accuracy())
+      counts = count(trained, dataset, part)
+      by_metric = {'accuracy': counts.accuracy, 'mean_per_class': counts.mean_per_class}
+      found.append(by_metric[self._task.metric]())
       return {f'{split}_accuracy': found[-1]}
 
     members.train(
@@ -236,7 +304,15 @@ class Trainer:
       {},
       members.single_label(model),
       trials[0].steps,
-      learning_rates=[one.rate for one in trials],
+      settings=[
+        members.Setting(
+          optim.scaled(one.lr, section.batch_size, section.base_batch_size),
+          one.weight_decay,
+          one.mixup,
+        )
+        for one in trials
+      ],
+      warmup=warmup(self._config, trials[0].steps, len(self._task.fit)),
       evaluate=evaluate,
       keep=None if kept is None else lambda _, trained: kept.append(trained),
     )
@@ -253,10 +329,7 @@ class Trainer:
     return [
       {
         **self._key,
-        'selection': one.selection,
-        'lr': one.rate,
-        'steps': one.steps,
-        'seed': one.seed,
+        **one._asdict(),
         'split': split,
         'accuracy': value,
       }
@@ -270,8 +343,11 @@ class Trainer:
     weights.save(f'{folder}/model.npz', params)
     described = {
       **self._key,
-      'lr': trial.rate,
+      'lr': trial.lr,
       'steps': trial.steps,
+      'weight_decay': trial.weight_decay,
+      'mixup': trial.mixup,
+      'metric': self._task.metric,
       'test_accuracy': accuracy,
       'classes': list(self._task.train.class_names),
       'network': {

@@ -38,6 +38,7 @@ class Results:
     strategy: the one that chose what was fine-tuned.
     budget: how many of its first choices were tried.
     cluster: whether intervals resample selections, then the retrains within each.
+    tasks: what each task's data are, as `results.read_tasks` returns; None if nobody wrote it down.
   """
 
   tables: study.Tables
@@ -49,6 +50,7 @@ class Results:
   strategy: str = 'knn'
   budget: int = 1
   cluster: bool = False
+  tasks: pd.DataFrame | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +114,7 @@ def collect(results: Results, folder: str | os.PathLike) -> list[Part]:
     _costs(results),
     *_figures(results, means[means.method.isin(papers)], folder),
     _published(results),
+    *_tasks(results),
   ]
 
 
@@ -120,7 +123,7 @@ def _overview(results: Results) -> Part:
     'table',
     'What was chosen for each task, and what there was to choose from',
     'Results',
-    'Test accuracies after fine-tuning, medians over the retrained models.',
+    'Test accuracies after fine-tuning: medians over the retrained models, of the natural six means.',
   )
   scores = results.tables.scores
   if not ((scores.strategy == results.strategy) & scores['rank'].notna()).any():
@@ -128,7 +131,9 @@ def _overview(results: Results) -> Part:
       f"no model has a rank of the strategy '{results.strategy}': run the phase 'select' with it"
     )
     return dataclasses.replace(part, lacking=lacking)
-  table = tables.report_table(scores, results.trials, results.strategy, results.budget)
+  table = tables.report_table(
+    scores, results.trials, results.strategy, results.budget, results.groups
+  )
   percent = [c for c in table if c.endswith((' accuracy', ' kNN', ' linear'))]
   return dataclasses.replace(part, table=table, percent=percent, foot=1)
 
@@ -137,7 +142,7 @@ def _of_vtab(
   results: Results, means: pd.DataFrame, papers: Sequence[str], knn: Sequence[str]
 ) -> list[Part]:
   """Tables 1, 2, 5 and 6; of other tasks, where there are none of VTAB's."""
-  section = f'{EXP} Tables 1, 2, 5, 6: VTAB-1k'
+  section = f'As in {EXP} Tables 1, 2, 5, 6: VTAB-1k'
   rest = means[~means.name.isin(_tasks_of(results.groups, summary.NATURAL_SIX))]
   rest = rest[rest.name != summary.NATURAL_SIX]
   groups = rest[rest.level == 'group']
@@ -157,10 +162,10 @@ def _of_vtab(
   elif len(of_vtab) < number:
     counted += ' So they do not compare with the paper’s over all of them.'
   specs = (
-    (1, 'Ways to choose, by group of tasks', 'group', None, False, counted),
-    (2, 'The baseline and the experts that kNN chooses, by group', 'group', knn, False, counted),
-    (5, 'The same for each way to choose, with intervals', 'group', papers, True, f'{counted} {_interval(results)}'),
-    (6, 'By task', 'task', papers, False, 'Medians of the retrained models’ test accuracies.'),
+    (1, 'Test accuracy of each way to choose, by group of tasks', 'group', None, False, counted),
+    (2, 'Test accuracy of the baseline and of what kNN chooses, by group of tasks', 'group', knn, False, counted),
+    (5, 'Test accuracy of the paper’s ways to choose, by group of tasks, with intervals', 'group', papers, True, f'{counted} {_interval(results)}'),
+    (6, 'Test accuracy of the paper’s ways to choose, by task', 'task', papers, False, 'Medians of the retrained models’ test accuracies.'),
   )  # fmt: skip
   parts = []
   for number, title, level, methods, intervals, about in specs:
@@ -221,13 +226,17 @@ def _beside(ours: pd.DataFrame, paper: pd.DataFrame | None, every: bool) -> pd.D
 
 
 def _of_six(results: Results, means: pd.DataFrame, knn: Sequence[str]) -> list[Part]:
-  section = f'{EXP} Tables 3, 8: the natural six, beside domain-adaptive transfer'
+  section = f'As in {EXP} Tables 3, 8: the natural six, beside domain-adaptive transfer'
   six = _tasks_of(results.groups, summary.NATURAL_SIX)
   of_six = means[means.method.isin([*knn, _DAT[1]]) & means.name.isin([*six, summary.NATURAL_SIX])]
   about = (
     'Means of the retrained models’ test accuracies; of pets, the mean of per-class accuracies.'
   )
-  specs = (3, 'By task', False, about), (8, 'With intervals', True, f'{about} {_interval(results)}')
+  title = 'Test accuracy of the baseline, of what kNN chooses and of domain-adaptive transfer'
+  specs = (
+    (3, f'{title}, by task', False, about),
+    (8, f'{title}, with intervals', True, f'{about} {_interval(results)}'),
+  )
   parts = []
   for number, title, intervals, text in specs:
     part = Part(f'exp_table_{number}', f'Table {number}: {title}', section, text)
@@ -244,8 +253,8 @@ def _of_six(results: Results, means: pd.DataFrame, knn: Sequence[str]) -> list[P
 def _picks(results: Results) -> Part:
   part = Part(
     'exp_table_4',
-    'Table 4: The expert that kNN chooses for each task',
-    f'{EXP} Tables 4, 7: What was chosen',
+    'Table 4: The model that kNN chooses for each task, by part of the pool',
+    f'As in {EXP} Tables 4, 7: what was chosen',
     'Of the full experts, of the adapter experts and of all models, the baseline among each. The margin is the score minus '
     'the baseline’s, p_value that of McNemar’s test that the two are equally good.',
   )
@@ -261,8 +270,8 @@ def _picks(results: Results) -> Part:
 def _settings(results: Results, chosen: pd.DataFrame) -> Part:
   part = Part(
     'exp_table_7',
-    'Table 7: The settings that validation chose',
-    f'{EXP} Tables 4, 7: What was chosen',
+    'Table 7: The settings of fine-tuning that validation chose for each task',
+    f'As in {EXP} Tables 4, 7: what was chosen',
     'Of the baseline and of the models that kNN chooses, for most of the retrained models; validation is the best accuracy '
     'in a sweep.',
   )
@@ -301,8 +310,8 @@ def _figures(results: Results, means: pd.DataFrame, folder: str | os.PathLike) -
   order = ('slices', 'groups', 'ranked', 'gain', 'proxy', 'cost', 'checkpoints', 'controls')
   first = [drawn.pop(f'{name}.png') for name in order]
   sections = (
-    (f'{EXP} Figures 2, 4–8, 10, 11', first),
-    ('[WHICH] Figures 3–7: Strategies and models', drawn.values()),
+    (f'As in {EXP} Figures 2, 4–8, 10, 11: experts, proxies and cost', first),
+    ('As in [WHICH] Figures 3–7: strategies and models', drawn.values()),
   )
   return [
     Part(
@@ -328,6 +337,23 @@ def _published(results: Results) -> Part:
     'exp_published', 'The paper’s own figures on VTAB-1k', f'{EXP} As published (Tables 2 and 5)',
     about, _shares(table), list(table)[2:],
   )  # fmt: skip
+
+
+def _tasks(results: Results) -> list[Part]:
+  """What the tasks' images are, where the results say so."""
+  if results.tasks is None:
+    return []
+  drift = results.tasks.drift
+  in_words = ['not the papers’ version' if each is True else None for each in drift.tolist()]
+  about = (
+    'The data of each task, its images to fit, to choose settings by (validation) and to test on, and how it is measured: '
+    'the metric of a run, and the statistic over runs.'
+  )
+  changed = results.tasks.task[drift.eq(True)]
+  if len(changed):
+    about += f' Not the papers’ version: {", ".join(changed)}; their figures do not compare with the papers’.'
+  table = results.tasks.assign(drift=pd.Series(in_words, results.tasks.index, dtype=object))
+  return [Part('tasks', 'Tasks: data and versions', 'Data', about, table)]
 
 
 def _interval(results: Results) -> str:

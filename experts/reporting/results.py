@@ -10,6 +10,9 @@ VALIDATION, TEST = 'validation', 'test'
 _NOT_SCORED = ('dat',)
 _SCORES = ('task', 'model', 'kind', 'strategy', 'score')
 _TRIALS = ('task', 'model', 'split', 'accuracy')
+_TASKS = (
+  'task', 'data', 'version', 'drift', 'classes', 'fit', 'validation', 'test', 'metric', 'statistic',
+)  # fmt: skip
 _SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
 
 
@@ -70,6 +73,25 @@ def read_trials(path: str | os.PathLike, scores: pd.DataFrame) -> pd.DataFrame:
   return trials
 
 
+def read_tasks(path: str | os.PathLike) -> pd.DataFrame:
+  """Reads tasks.csv: what each task's images are, of which version, and how they are split.
+
+  Args:
+    path: of the file: task, data, version, drift (whether the version is outside the papers'), classes, images to fit,
+      for validation and for the test, metric, statistic.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: missing columns, tasks given twice, or a drift that is neither true nor false nor empty.
+  """
+  table = _read(path, _TASKS, 'transfer')
+  _refuse_repeated(path, table, ['task'])
+  known = table.drift.isna() | table.drift.isin([True, False])
+  if len(bad := table[~known]):
+    _Lines(path).refuse(bad.index[0], f'drift {bad.drift.iloc[0]!r} is neither True nor False')
+  return table
+
+
 class _Lines:
   """Lines of a CSV, by the index of its rows."""
 
@@ -89,7 +111,7 @@ def _read(path: str | os.PathLike, columns: Sequence[str], phase: str) -> pd.Dat
     raise FileNotFoundError(f'no results at {path}: the phase {phase!r} writes them')
   try:
     # 'None' and 'NA' may be names.
-    table = pd.read_csv(path, keep_default_na=False, na_values=['', 'nan'])
+    table = pd.read_csv(path, keep_default_na=False, na_values=['', 'nan'], dtype={'version': str})
   except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
     raise ValueError(f'{os.path.basename(path)}: {str(error).strip()}') from error
   if not isinstance(table.index, pd.RangeIndex):
@@ -120,8 +142,11 @@ def _check_choices(where: _Lines, trials: pd.DataFrame) -> None:
   names = [name for name in _SETTINGS if name in trials]
   if not names:
     return
-  key = ['task', 'model', *({'selection'} & set(trials))]
-  trials = trials.assign(setting=trials.groupby(names, dropna=False).ngroup())
+  key = ['task', 'model', 'selection']
+  # Rows without a selection are one.
+  selection = trials.selection.fillna(-1) if 'selection' in trials else -1
+  setting = trials.groupby(names, dropna=False).ngroup()
+  trials = trials.assign(selection=selection, setting=setting)
   sweeps, tested = (trials[trials.split == split] for split in (VALIDATION, TEST))
   groups = sweeps.groupby(key).accuracy
   best, line = groups.max().rename('best'), groups.idxmax().rename('best_index')

@@ -7,14 +7,15 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from experts.reporting import canvas, statistics
+from experts.reporting import canvas, outcomes, statistics
 
 # VTAB's groups, and how many tasks each has.
 GROUPS = {'natural': 7, 'specialized': 4, 'structured': 8}
 ALL = 'all'
-# Measured by the mean of its runs, not by their median ([EXP] App. F.1).
-NATURAL_SIX = 'natural six'
+NATURAL_SIX = outcomes.NATURAL_SIX
 OTHER = 'other tasks'
+
+_BY_RUN = '--config.report.cluster=False'
 
 STRATEGIES = {'epn': 'EPN', 'kl': 'KL', 'knn': 'kNN'}
 _TITLES = {name: text for name, (text, *_) in canvas.STRATEGIES.items()} | STRATEGIES
@@ -85,7 +86,7 @@ def summarise(
 ) -> pd.DataFrame:
   """Returns each method's test accuracy by task, by group of tasks, and over VTAB's tasks, with 95 % intervals.
 
-  A task's result is the median of its runs, of the natural six the mean; a group's is the mean over its tasks, and that of
+  A task's result is that of `outcomes.statistic` over its runs; a group's is the mean over its tasks, and that of
   'all' the mean over the tasks of VTAB's groups, not of the groups. Intervals are the bootstrap's: runs are resampled
   within each task, the tasks are fixed ([EXP] App. E).
 
@@ -102,16 +103,19 @@ def summarise(
     tasks. The value is NaN where a task of the group has no runs, low and high also where a task has only one.
 
   Raises:
-    ValueError: `cluster` without a column `selection`, or with selections of different sizes.
+    ValueError: `cluster` with runs of unknown `selection`, or with selections of different sizes.
   """
   tested = trials[trials.split == 'test']
-  if cluster and 'selection' not in tested:
-    raise ValueError("resampling by selection needs trials with the column 'selection'")
+  if cluster and len(tested) and ('selection' not in tested or tested.selection.isna().any()):
+    raise ValueError(
+      "resampling by selection needs trials whose column 'selection' is filled; without it resample runs: "
+      f'{_BY_RUN}'
+    )
   runs = dict(list(tested.groupby(['task', 'model'])))
 
   @functools.cache
   def draw(task: str, model: str) -> tuple[float, np.ndarray, int]:
-    statistic = np.mean if groups.get(task) == NATURAL_SIX else np.median
+    statistic = getattr(np, outcomes.statistic(groups.get(task)))
     part = runs.get((task, model))
     if part is None:
       return float('nan'), np.full(resamples, np.nan), 0
@@ -119,7 +123,10 @@ def summarise(
     # A task's draws do not depend on what else is in the table.
     of_task = [seed, zlib.crc32(task.encode())]
     clusters = part.selection if cluster else None
-    draws = statistics.resample(values, statistic, resamples, of_task, clusters)
+    try:
+      draws = statistics.resample(values, statistic, resamples, of_task, clusters)
+    except ValueError as error:
+      raise ValueError(f'model {model!r} on task {task!r}: {error} (or {_BY_RUN})') from error
     return float(statistic(values)), draws, len(values)
 
   rows = []

@@ -1,7 +1,11 @@
 """The report's tables, from scores.csv and trials.csv to Markdown and to the terminal."""
 
+from collections.abc import Mapping
+
 import pandas as pd
 import tabulate
+
+from experts.reporting import outcomes
 
 _NONE = '–'
 # Columns that hold shares in [0, 1]; shown in percent.
@@ -10,11 +14,15 @@ _TITLES = {'knn': 'kNN', 'knn_holdout': 'hold-out kNN', 'hybrid': 'kNN'}
 
 
 def report_table(
-  scores: pd.DataFrame, trials: pd.DataFrame, strategy: str = 'knn', budget: int = 1
+  scores: pd.DataFrame,
+  trials: pd.DataFrame,
+  strategy: str = 'knn',
+  budget: int = 1,
+  groups: Mapping[str, str] | None = None,
 ) -> pd.DataFrame:
   """Compares, for each task, what was chosen with what there was to choose from.
 
-  Accuracies are medians over the retrained models' test accuracies. A randomly initialised network is a control: it is
+  Accuracies are those of `outcomes.tested`. A randomly initialised network is a control: it is
   neither chosen nor the best by hindsight.
 
   Args:
@@ -22,11 +30,12 @@ def report_table(
     trials: task, model, split, accuracy; rows whose split is `test` are the retrained models.
     strategy: which ranks choose.
     budget: how many of the best-ranked are tried; of these the best on validation is the chosen one.
+    groups: the group of each task; a task without one is measured by the median of its runs.
 
   Returns:
     A row for each task, in the order of `scores`, and a last one of the means. A mean is missing where a task's value
     is. 'dat accuracy', of the competitor's own network for each task, is there if the trials name a model 'dat'.
-    `retrains` counts the test accuracies behind each median of the row, as `3`, or `1 to 3` where they differ.
+    `retrains` counts the test accuracies behind each accuracy of the row, as `3`, or `1 to 3` where they differ.
 
   Raises:
     ValueError: no score of that strategy, or no candidate for a task.
@@ -35,15 +44,15 @@ def report_table(
   scores = scores[scores.strategy == strategy]
   if scores.empty:
     raise ValueError(f"no scores of the strategy '{strategy}'; there are: {', '.join(known)}")
-  retrained = trials[trials.split == 'test'].groupby(['task', 'model']).accuracy
-  medians, counts = retrained.median(), retrained.count()
+  tested = outcomes.tested(trials, groups or {}).set_index(['task', 'model'])
+  accuracy, counts = tested.accuracy, tested.runs
   rows = [
-    _task_row(task, part, trials, medians, counts, budget)
+    _task_row(task, part, trials, accuracy, counts, budget)
     for task, part in scores.groupby('task', sort=False)
   ]
   table = pd.DataFrame(rows)
-  if 'dat' in medians.index.get_level_values('model'):
-    of_dat = [medians.get((task, 'dat'), float('nan')) for task in table.task]
+  if 'dat' in accuracy.index.get_level_values('model'):
+    of_dat = [accuracy.get((task, 'dat'), float('nan')) for task in table.task]
     table.insert(table.columns.get_loc('chosen accuracy') + 1, 'dat accuracy', of_dat)
   numbers = table.select_dtypes('number').columns
   return pd.concat(
@@ -100,14 +109,14 @@ def _task_row(
   task: str,
   scores: pd.DataFrame,
   trials: pd.DataFrame,
-  medians: pd.Series,
+  accuracy: pd.Series,
   counts: pd.Series,
   budget: int,
 ) -> dict[str, str | float]:
   candidates = scores[scores.kind != 'random']
   chosen = choose(scores, trials, budget)
   strategy = chosen.strategy
-  tested = {model: medians.get((task, model), float('nan')) for model in scores.model}
+  tested = {model: accuracy.get((task, model), float('nan')) for model in scores.model}
   ranked = candidates.assign(tested=candidates.model.map(tested)).dropna(subset='tested')
   # Of equals the chosen one: it left nothing behind.
   ranked = ranked.assign(own=ranked.model == chosen.model)

@@ -29,8 +29,9 @@ def join(scores: pd.DataFrame, trials: pd.DataFrame | None) -> pd.DataFrame:
   Args:
     scores: task, model, strategy, score. With `kind`, models of the kind 'random' are controls, which no strategy chooses.
       With `rank`, that is the strategies' order; without, the score is, the higher the better, ties in the rows' order.
-    trials: task, model, accuracy in [0, 1]; several rows of a model are runs, whose median counts. With `split`, only rows
-      of the split 'test' count. With `seed`, no run may be listed twice. None: nothing was fine-tuned yet.
+    trials: task, model, accuracy in [0, 1]; several rows of a model are runs, whose median counts; where another statistic
+      does, hand over one row of each model. With `split`, only rows of the split 'test' count. With `seed`, no run may be
+      listed twice. None: nothing was fine-tuned yet.
 
   Returns:
     `scores` with kind, rank, accuracy (NaN for models that were not fine-tuned) and, for each task with trials, rows of the

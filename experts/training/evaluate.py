@@ -40,6 +40,11 @@ class Counts(NamedTuple):
       raise ValueError('there is no example to evaluate on')
     return self.correct[:, classes].sum(axis=1) / seen
 
+  def mean_per_class(self) -> np.ndarray:
+    """Mean over the classes of their accuracies, float64 [P]; a class without examples has none."""
+    there = self.seen > 0
+    return (self.correct[:, there] / self.seen[there]).mean(axis=1)
+
 
 def make_evaluate(
   predict: Predict, mesh: jax.sharding.Mesh, classes: int

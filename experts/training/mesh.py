@@ -20,6 +20,8 @@ EXAMPLE = P('population', 'data')
 # Of a device's memory: the compiler needs room of its own, and estimates are estimates.
 _USABLE = 0.9
 _GIB = 2**30
+# Of each member on a device: the one that trains, the one that waits behind it, and the one being copied.
+_BATCHES = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,12 +54,14 @@ class Need:
     gradient: of one member.
     image: what the forward pass of one image keeps for the backward pass.
     shared: frozen parameters.
+    input: an image as it arrives.
   """
 
   member: int
   gradient: int
   image: int
   shared: int = 0
+  input: int = 0
 
 
 def plan(
@@ -148,11 +152,12 @@ def _options(members, batch_size, devices, need, limit, at_once, whole=False) ->
     per_image = batch_size // shards * need.image
     once = need.gradient + per_image
     left = _USABLE * limit - need.shared - once
-    room = int(left // need.member)
+    member = need.member + _BATCHES * batch_size // shards * need.input
+    room = int(left // member)
     each = members // groups if whole else max(1, min(room, members // groups))
-    more = int((left - each * need.member) // once) if each <= room else 0
+    more = int((left - each * member) // once) if each <= room else 0
     together = max(n for n in range(1, min(at_once, each) + 1) if each % n == 0 and n <= 1 + more)
-    used = need.shared + each * need.member + together * once
+    used = need.shared + each * member + together * once
     reason = (
       f'{each * groups} of {members} members; devices: {groups} x {devices // groups} (population x data); '
       f'{each} members a device, {together} at a time, {batch_size // shards} images each; about '

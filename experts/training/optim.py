@@ -63,9 +63,9 @@ def staircase(
   return lambda step: warmup(step) * decay(step)
 
 
-def scaled(learning_rate: float, batch_size: int) -> float:
-  """Learning rate for a batch, given the one for 256 (EXP §4: 'lr × batch size / 256')."""
-  return learning_rate * batch_size / 256
+def scaled(learning_rate: float, batch_size: int, base: int = 256) -> float:
+  """Learning rate for a batch, given the one for `base` images (EXP §4: 'lr × batch size / 256')."""
+  return learning_rate * batch_size / base
 
 
 def sgd(

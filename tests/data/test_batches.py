@@ -47,12 +47,12 @@ def _equal(first, second):
       np.testing.assert_array_equal(one[key], other[key])
 
 
-def _members(data, *seeds):
-  return [Member(data, np.arange(len(data)), seed) for seed in seeds]
+def _members(data, *seeds, mixup=0.0):
+  return [Member(data, np.arange(len(data)), seed, mixup=mixup) for seed in seeds]
 
 
 def test_batch_has_the_promised_form():
-  found = list(train_batches(_members(_textured(), 0, 1, 2), RANDOM, 8, 0, 3, mixup=0.2))
+  found = list(train_batches(_members(_textured(), 0, 1, 2, mixup=0.2), RANDOM, 8, 0, 3))
   assert len(found) == 3
   assert {key: (value.shape, str(value.dtype)) for key, value in found[0].items()} == {
     'image': ((3, 8, 4, 4, 3), 'uint8'),
@@ -103,27 +103,24 @@ def test_shuffle_of_any_size_is_a_permutation_that_moves(size):
 @pytest.mark.parametrize('mixup', [0.0, 0.3])
 @pytest.mark.parametrize('start', [1, 7, 23])
 def test_any_step_is_made_by_itself(start, mixup):
-  members = _members(_textured(), 0, 9)
-  whole = list(train_batches(members, RANDOM, 6, 0, 25, mixup=mixup))
-  _equal(list(train_batches(members, RANDOM, 6, start, 2, mixup=mixup)), whole[start : start + 2])
+  members = _members(_textured(), 0, 9, mixup=mixup)
+  whole = list(train_batches(members, RANDOM, 6, 0, 25))
+  _equal(list(train_batches(members, RANDOM, 6, start, 2)), whole[start : start + 2])
 
 
 @pytest.mark.parametrize('threads', [1, 2, 5])
 def test_threads_change_nothing(threads):
-  members = _members(_textured(), 0, 9)
-  one = list(train_batches(members, RANDOM, 70, 0, 4, mixup=0.2, threads=1))
-  _equal(list(train_batches(members, RANDOM, 70, 0, 4, mixup=0.2, threads=threads)), one)
+  members = _members(_textured(), 0, 9, mixup=0.2)
+  one = list(train_batches(members, RANDOM, 70, 0, 4, threads=1))
+  _equal(list(train_batches(members, RANDOM, 70, 0, 4, threads=threads)), one)
 
 
 @pytest.mark.parametrize('hosts', [2, 3, 6])
 @pytest.mark.parametrize('mixup', [0.0, 0.3])
 def test_hosts_share_the_very_same_batch(hosts, mixup):
-  members = _members(_textured(), 0, 9)
-  whole = list(train_batches(members, RANDOM, 12, 3, 3, mixup=mixup))
-  parts = [
-    list(train_batches(members, RANDOM, 12, 3, 3, mixup=mixup, shard=(i, hosts)))
-    for i in range(hosts)
-  ]
+  members = _members(_textured(), 0, 9, mixup=mixup)
+  whole = list(train_batches(members, RANDOM, 12, 3, 3))
+  parts = [list(train_batches(members, RANDOM, 12, 3, 3, shard=(i, hosts))) for i in range(hosts)]
   joined = [
     {key: np.concatenate([host[key] for host in step], axis=1) for key in step[0]}
     for step in zip(*parts)
@@ -133,11 +130,39 @@ def test_hosts_share_the_very_same_batch(hosts, mixup):
 
 def test_a_member_sees_the_same_whoever_trains_beside_it():
   data, other = _textured(), _textured(17)
-  member = Member(data, np.arange(5, 30), 4)
-  alone = list(train_batches([member], RANDOM, 8, 0, 6, mixup=0.1))
-  crowd = [Member(other, np.arange(17), 4), member, Member(data, np.arange(40), 4)]
-  together = list(train_batches(crowd, RANDOM, 8, 0, 6, mixup=0.1))
+  member = Member(data, np.arange(5, 30), 4, mixup=0.1)
+  alone = list(train_batches([member], RANDOM, 8, 0, 6))
+  crowd = [Member(other, np.arange(17), 4, mixup=0.3), member, Member(data, np.arange(40), 4)]
+  together = list(train_batches(crowd, RANDOM, 8, 0, 6))
   _equal([{key: value[1:2] for key, value in batch.items()} for batch in together], alone)
+
+
+def test_a_member_without_mixup_keeps_its_images_beside_one_with():
+  data, rows = _textured(), np.arange(40)
+  plain = list(train_batches([Member(data, rows, 4)], RANDOM, 8, 0, 3))
+  pair = [Member(data, rows, 4, mixup=0.2), Member(data, rows, 4)]
+  for alone, both in zip(plain, train_batches(pair, RANDOM, 8, 0, 3), strict=True):
+    np.testing.assert_array_equal(both['image'][1], alone['image'][0])
+    np.testing.assert_array_equal(both['label'][1], alone['label'][0])
+    assert (both['weight'][1] == 1).all()
+    assert not (both['weight'][0] == 1).all()
+    assert not np.array_equal(both['image'][0], alone['image'][0])
+
+
+def test_members_that_see_the_same_are_made_once_and_in_their_places():
+  data, rows = _textured(), np.arange(40)
+  reads = []
+  counted = dataclasses.replace(
+    data, read_image=lambda index: reads.append(index) or data.image(index)
+  )
+  a, b = Member(counted, rows, 4), Member(counted, rows, 5)
+  found = list(train_batches([a, b, a, a], RANDOM, 8, 2, 3))
+  assert len(reads) == 2 * 8 * 3
+  apart = [list(train_batches([Member(data, rows, seed)], RANDOM, 8, 2, 3)) for seed in (4, 5)]
+  for step, batch in enumerate(found):
+    for place, which in enumerate((0, 1, 0, 0)):
+      for key, value in batch.items():
+        np.testing.assert_array_equal(value[place], apart[which][step][key][0])
 
 
 def test_augmentation_differs_between_epochs_and_seeds():
@@ -159,9 +184,8 @@ def test_slice_smaller_than_the_batch_wraps_around():
 
 
 def test_mixup_blends_neighbours_by_the_given_weight():
-  members = _members(_textured(), 0)
-  pure = next(train_batches(members, RANDOM, 8, 2, 1))
-  mixed = next(train_batches(members, RANDOM, 8, 2, 1, mixup=0.4))
+  pure = next(train_batches(_members(_textured(), 0), RANDOM, 8, 2, 1))
+  mixed = next(train_batches(_members(_textured(), 0, mixup=0.4), RANDOM, 8, 2, 1))
   np.testing.assert_array_equal(mixed['label'], pure['label'])
   swap = np.arange(8) ^ 1
   np.testing.assert_array_equal(mixed['partner'], pure['label'][:, swap])
@@ -171,7 +195,7 @@ def test_mixup_blends_neighbours_by_the_given_weight():
 
 
 def test_mixup_weights_follow_the_beta_distribution():
-  found = list(train_batches(_members(_data(), 3), PLAIN, 100, 0, 40, mixup=0.4))
+  found = list(train_batches(_members(_data(), 3, mixup=0.4), PLAIN, 100, 0, 40))
   weight = np.concatenate([b['weight'][0] for b in found])
   assert abs(weight.mean() - 0.5) < 0.03
   # Var Beta(a, a) = 1 / (4 (2a + 1)).
@@ -259,7 +283,9 @@ def test_requests_that_cannot_be_met_are_refused():
   with pytest.raises(ValueError, match='transform without chance'):
     eval_batches(data, np.arange(4), RANDOM, 8)
   with pytest.raises(ValueError, match='even number of examples on each host, not 3'):
-    train_batches(_members(data, 0), PLAIN, 6, 0, 1, shard=(0, 2), mixup=0.1)
+    train_batches(_members(data, 0, mixup=0.1), PLAIN, 6, 0, 1, shard=(0, 2))
+  with pytest.raises(ValueError, match='mixup must be 0 or more'):
+    train_batches(_members(data, 0, mixup=-0.1), PLAIN, 6, 0, 1)
   with pytest.raises(ValueError, match='at least one member'):
     train_batches([], PLAIN, 4, 0, 1)
 

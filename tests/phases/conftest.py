@@ -37,7 +37,7 @@ def get_config():
     'held-out': common.task('images:plain', test='', train_images=0, validation_images=0),
   }
   config.transfer.update(
-    models='all', batch_size=16, durations=('4 steps',), learning_rates=(0.5, 0.1)
+    models='all', batch_size=16, durations=('4 steps',), learning_rates=(0.5, 0.1), warmups=('8 %',)
   )
   config.trials = '1x2'
   return config

@@ -301,7 +301,7 @@ def test_domain_adaptive_transfer_beside_selection(chain, config_file, run_main,
 def test_results_from_elsewhere_are_reported(chain, run_main, tmp_path):
   foreign = tmp_path / 'foreign'
   foreign.mkdir()
-  for name in ('scores.csv', 'trials.csv'):
+  for name in ('scores.csv', 'trials.csv', 'tasks.csv'):
     table = pd.read_csv(chain[0] / name)
     columns = (
       ['task', 'model', 'kind', 'strategy', 'score'] if name == 'scores.csv' else table.columns
@@ -314,7 +314,7 @@ def test_results_from_elsewhere_are_reported(chain, run_main, tmp_path):
   own = pd.read_csv(chain[0] / 'report/table.csv')
   pd.testing.assert_frame_equal(overview, own)
   with open(foreign / 'trials.csv', 'a') as file:
-    file.write('stripes,baseline,0,0.5,4,9,test,1.5\n')
+    file.write('stripes,baseline,0,0.5,4,0.0,0.0,9,test,1.5\n')
   done = run_main(config, tmp_path / 'again', f'--config.results={foreign}')
   assert done.returncode == 1
   assert 'accuracy 1.5 is not in [0, 1]' in done.stderr

@@ -16,7 +16,9 @@ def _config(workdir, tasks):
     task.update(train_images=0, validation_images=8)
   config.run.update(tensorboard=False, evaluation_batch=16)
   config.trials = '3x2'
-  config.transfer.update(batch_size=16, durations=('3 steps',), learning_rates=(0.1, 0.01))
+  config.transfer.update(
+    batch_size=16, durations=('3 steps',), learning_rates=(0.1, 0.01), warmups=('8 %',)
+  )
   return config
 
 
@@ -40,6 +42,19 @@ def test_selects_transfers_and_reports(chain, tmp_path):
     assert test.seed.tolist() == [2 * selection, 2 * selection + 1]
   assert set(trials.selection) == {0, 1, 2}
   assert 'svhn' in (tmp_path / 'report' / 'report.md').read_text()
+
+
+def test_a_version_that_is_not_the_papers_is_allowed_by_name_and_recorded(chain, tmp_path):
+  with tfds.testing.mock_data(num_examples=40):
+    with pytest.raises(FileNotFoundError, match=r'vtab:oxford_iiit_pet@4\.0\.0'):
+      app.run(_config(chain[0], 'oxford_iiit_pet'), str(tmp_path / 'refused'))
+    app.run(_config(chain[0], 'oxford_iiit_pet@4.0.0'), str(tmp_path / 'allowed'))
+  row = pd.read_csv(tmp_path / 'allowed' / 'tasks.csv').iloc[0]
+  assert row[['task', 'data', 'version', 'drift', 'metric', 'statistic']].tolist() == [
+    'oxford_iiit_pet', 'vtab:oxford_iiit_pet@4.0.0', 'oxford_iiit_pet/4.0.0', True, 'accuracy', 'median',
+  ]  # fmt: skip
+  report = (tmp_path / 'allowed' / 'report' / 'report.md').read_text()
+  assert 'not the papers’ version' in report
 
 
 def test_a_task_that_is_not_prepared_is_named_with_what_prepares_it(chain, tmp_path):

@@ -135,11 +135,45 @@ def test_the_papers_rows_stand_beside_ours_over_the_same_tasks(simulated, tmp_pa
   assert own.natural.tolist() == pytest.approx([0.83])
 
 
+def test_the_overview_has_means_of_the_natural_six_and_medians_else(written, simulated):
+  """Against the runs, by another way."""
+  table = pd.read_csv(written.parent / 'table.csv').set_index('task')
+  runs = simulated.trials[simulated.trials.split == 'test']
+  for task, statistic in (('cars', 'mean'), ('svhn', 'median')):
+    values = runs[(runs.task == task) & (runs.model == table.chosen[task])].accuracy
+    assert values.mean() != pytest.approx(values.median(), abs=1e-5)
+    assert table['chosen accuracy'][task] == pytest.approx(getattr(values, statistic)(), abs=2e-6)
+
+
 def test_resampling_by_selection_is_said_and_wider_than_none(simulated, tmp_path):
   text = page.write(dataclasses.replace(simulated, cluster=True), tmp_path).read_text(
     encoding='utf-8'
   )
   assert 'bootstrap of selections, then of retrains within each' in text
+
+
+def test_tasks_are_shown_with_their_versions_where_they_are_known(simulated, written, tmp_path):
+  rows = [
+    ('svhn', 'vtab:svhn', 'svhn_cropped/3.0.0', False, 10, 800, 200, 26032, 'accuracy', 'median'),
+    ('cars', 'natural6:cars', 'cars/9', True, 196, 6494, 1650, 8041, 'mean_per_class', 'mean'),
+    ('own', 'images:<x>', None, None, 3, 8, 2, 5, 'accuracy', 'median'),
+  ]
+  columns = [
+    'task', 'data', 'version', 'drift', 'classes', 'fit', 'validation', 'test', 'metric', 'statistic',
+  ]  # fmt: skip
+  tasks = pd.DataFrame(rows, columns=columns)
+  text = page.write(dataclasses.replace(simulated, tasks=tasks), tmp_path).read_text('utf-8')
+  parser = _Tables()
+  parser.feed(text)
+  assert [row[3] for row in parser.found['tasks']] == ['–', 'not the papers’ version', '–']
+  assert parser.found['tasks'][0][5:8] == ['800', '200', '26,032']
+  assert 'Not the papers’ version: cars; their figures do not compare' in text
+  marks = (tmp_path / 'report.md').read_text('utf-8')
+  assert '### Tasks: data and versions' in marks
+  assert re.search(r'\| cars .* cars/9 .* not the papers’ version ', marks)
+  assert list(pd.read_csv(tmp_path / 'tasks.csv')) == columns
+  assert marks.index('As published') < marks.index('Tasks: data and versions')
+  assert 'Tasks: data and versions' not in written.read_text('utf-8')
 
 
 class _Tables(html.parser.HTMLParser):

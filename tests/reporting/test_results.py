@@ -87,6 +87,55 @@ def test_settings_that_some_tasks_lack_are_no_difference(tmp_path):
   assert len(_read(tmp_path, text)) == 6
 
 
+# Two selections of a random search: each draws settings of its own.
+_DRAWN = """task,model,selection,lr,steps,weight_decay,mixup,seed,split,accuracy
+digits,B,0,0.002113,2000,3.21e-06,0.1,0,validation,0.5
+digits,B,0,0.1042,8000,0.004511,0.0,0,validation,0.7
+digits,B,1,0.03005,32000,0.0001,0.4,1,validation,0.6
+digits,B,1,0.03005,32000,0.0002,0.4,1,validation,0.65
+digits,B,0,0.1042,8000,0.004511,0.0,0,test,0.8
+digits,B,0,0.1042,8000,0.004511,0.0,1,test,0.81
+digits,B,1,0.03005,32000,0.0002,0.4,2,test,0.82
+"""
+
+
+def test_settings_are_numbers_and_drawn_for_each_selection(tmp_path):
+  table = _read(tmp_path, _DRAWN)
+  assert (
+    table[['lr', 'steps', 'weight_decay', 'mixup']].dtypes.map(pd.api.types.is_numeric_dtype).all()
+  )
+  assert table.weight_decay.iloc[0] == 3.21e-06
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'reason'),
+  [
+    # They differ in the weight decay alone, or in the mixup alone.
+    ('0.0002,0.4,2,test', '0.0001,0.4,2,test', r'line 8: .*weight_decay 0.0001, .*best on validation is .*weight_decay 0.0002, mixup 0.4 \(line 5\)'),
+    ('0.0,1,test', '0.2,1,test', 'line 7: .*mixup 0.2, but on line 6 with .*mixup 0.0'),
+    # The best of the other selection, which is better.
+    ('1,0.03005,32000,0.0002,0.4,2,test', '1,0.1042,8000,0.004511,0.0,2,test', r'line 8: .*best on validation is lr 0.03005, .* \(line 5\)'),
+    ('B,1,0.03005,32000,0.0002,0.4,2,test', 'B,2,0.03005,32000,0.0002,0.4,2,test', "line 8: .*sweep has no row of the split 'validation'"),
+    ('0.0,1,test', '0.0,0,test', 'line 7: repeats line 6 .*weight_decay 0.004511, mixup 0.0, seed 0'),
+  ],
+)  # fmt: skip
+def test_each_drawn_selection_is_checked_against_its_own_sweep(tmp_path, old, new, reason):
+  assert old in _DRAWN
+  with pytest.raises(ValueError, match=reason):
+    _read(tmp_path, _DRAWN.replace(old, new, 1))
+
+
+def test_old_rows_without_the_newer_settings_are_read_beside_new_ones(tmp_path):
+  old = """digits,bird,,0.1,60,,,0,validation,0.5
+digits,bird,,0.4,60,,,0,validation,0.6
+digits,bird,,0.4,60,,,0,test,0.7
+"""
+  assert len(_read(tmp_path, _DRAWN + old)) == 10
+  wrong = old.replace('0.4,60,,,0,test', '0.1,60,,,0,test')
+  with pytest.raises(ValueError, match=r'line 11: .*best on validation is lr 0.4.* \(line 10\)'):
+    _read(tmp_path, _DRAWN + wrong)
+
+
 def test_two_configs_under_one_name_are_refused(tmp_path):
   header, *lines = _TRIALS.splitlines()
   named = [f'{line},{"vtab" if i < 3 else "quick"}' for i, line in enumerate(lines)]
@@ -116,3 +165,33 @@ def test_a_missing_file_names_the_phase_that_writes_it(tmp_path):
 def test_an_empty_file_is_named(tmp_path):
   with pytest.raises(ValueError, match=r'trials.csv: No columns'):
     _read(tmp_path, '')
+
+
+_TASKS = """task,data,version,drift,classes,fit,validation,test,metric,statistic
+pets,natural6:pets,oxford_iiit_pet/4.0.0,True,37,2944,736,3669,mean_per_class,mean
+digits,glyphs:digits,,,10,800,200,500,accuracy,median
+"""
+
+
+def test_tasks_are_read_with_their_versions_as_text(tmp_path):
+  path = tmp_path / 'tasks.csv'
+  path.write_text(_TASKS.replace('oxford_iiit_pet/4.0.0', '4.0'))
+  table = results.read_tasks(path)
+  assert table.version.iloc[0] == '4.0'
+  assert table.drift.iloc[0] is True
+  assert table.loc[1, ['version', 'drift']].isna().all()
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'reason'),
+  [
+    ('version,drift', 'version,moved', 'tasks.csv lacks the columns drift; it has: task, data'),
+    ('4.0.0,True', '4.0.0,yes', "tasks.csv line 2: drift 'yes' is neither True nor False"),
+    ('digits,glyphs', 'pets,glyphs', r'tasks.csv line 3: repeats line 2 \(task pets\)'),
+  ],
+)
+def test_bad_tasks_are_refused(tmp_path, old, new, reason):
+  path = tmp_path / 'tasks.csv'
+  path.write_text(_TASKS.replace(old, new, 1))
+  with pytest.raises(ValueError, match=reason):
+    results.read_tasks(path)

@@ -191,8 +191,23 @@ def test_clusters_are_selections():
   nested = summary.summarise(chosen, trials, groups, cluster=True).iloc[0]
   assert (nested.low, nested.high) == pytest.approx((0.1, 0.9))
   assert plain.low > 0.3
-  with pytest.raises(ValueError, match="the column 'selection'"):
-    summary.summarise(chosen, trials.drop(columns='selection'), groups, cluster=True)
+
+
+def test_what_cannot_be_resampled_by_selection_says_what_to_do():
+  rows = [('a', 'm', 'test', 0.1, 0), ('a', 'm', 'test', 0.2, 0), ('a', 'm', 'test', 0.3, 1)]
+  trials = pd.DataFrame(rows, columns=['task', 'model', 'split', 'accuracy', 'selection'])
+  chosen = pd.DataFrame({'task': ['a'], 'model': 'm', 'upstream': 'u', 'method': 'x'})
+  for without in (trials.drop(columns='selection'), trials.assign(selection=[0, 0, _NAN])):
+    with pytest.raises(ValueError, match=r"column 'selection' .*: --config\.report\.cluster=False"):
+      summary.summarise(chosen, without, {}, cluster=True)
+  with pytest.raises(
+    ValueError,
+    match=r"model 'm' on task 'a': clusters must be equally large: .*--config\.report\.cluster=False",
+  ):
+    summary.summarise(chosen, trials, {}, cluster=True)
+  # Before anything is tested there is nothing to resample.
+  none = trials[:0].drop(columns='selection')
+  assert summary.summarise(chosen, none, {}, cluster=True).value.isna().all()
 
 
 def test_a_model_that_was_not_fine_tuned_leaves_its_group_out():
@@ -220,6 +235,21 @@ def test_settings_are_those_of_most_retrains():
   assert summary.settings(trials).to_dict('records') == [
     {'task': 'a', 'model': 'm', 'lr': 0.1, 'validation': 0.7, 'retrains': '2 of 3'}
   ]
+
+
+def test_settings_have_weight_decay_and_mixup_where_they_were_set():
+  rows = [
+    ('a', 'm', 'validation', 0.1, 500, 1e-4, 0.2, 0.6), ('a', 'm', 'validation', 0.1, 500, 1e-5, 0.2, 0.5),
+    ('a', 'm', 'test', 0.1, 500, 1e-4, 0.2, 0.8), ('b', 'm', 'validation', 0.1, 500, _NAN, _NAN, 0.4),
+    ('b', 'm', 'test', 0.1, 500, _NAN, _NAN, 0.5),
+  ]  # fmt: skip
+  columns = ['task', 'model', 'split', 'lr', 'steps', 'weight_decay', 'mixup', 'accuracy']
+  table = summary.settings(pd.DataFrame(rows, columns=columns)).set_index('task')
+  assert list(table) == ['model', 'lr', 'steps', 'weight_decay', 'mixup', 'validation', 'retrains']
+  assert table.loc['a', ['weight_decay', 'mixup', 'validation']].tolist() == [1e-4, 0.2, 0.6]
+  # Of an older run, whose rows have neither.
+  assert table.validation['b'] == 0.4
+  assert table.loc['b', ['weight_decay', 'mixup']].isna().all()
 
 
 def test_intervals_are_of_the_bootstrap():

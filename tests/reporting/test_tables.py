@@ -58,6 +58,24 @@ def test_row_names_chosen_and_best_and_takes_medians():
   }
 
 
+def test_tasks_of_the_natural_six_are_measured_by_the_mean():
+  row = tables.report_table(_SCORES, _TRIALS, groups={'digits': 'natural six'}).iloc[0]
+  assert row['baseline accuracy'] == pytest.approx(1.9 / 3)
+  assert row['chosen accuracy'] == pytest.approx(1.52 / 3)
+  other = tables.report_table(_SCORES, _TRIALS, groups={'digits': 'natural'})
+  assert other.equals(tables.report_table(_SCORES, _TRIALS))
+
+
+def test_the_best_by_hindsight_is_so_by_the_tasks_own_statistic():
+  runs = {'base': (0.5, 0.5, 0.5), 'full:greek': (0.4, 0.4, 0.9)}
+  trials = _trials([('digits', m, i, 'test', a) for m in runs for i, a in enumerate(runs[m])])
+  best = [
+    tables.report_table(_SCORES, trials, groups=groups)['best by hindsight'].iloc[0]
+    for groups in (None, {'digits': 'natural six'})
+  ]
+  assert best == ['base', 'full:greek']
+
+
 def test_baseline_may_be_chosen_and_best():
   row = tables.report_table(_SCORES, _TRIALS).iloc[1]
   assert row[['chosen', 'best by hindsight', 'retrains']].tolist() == ['base', 'base', '1']

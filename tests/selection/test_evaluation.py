@@ -68,6 +68,14 @@ def test_a_strategy_that_ranks_fewer_models_keeps_what_it_reached():
   assert part.s.tolist() == [0.6, 0.6, 0.6]
 
 
+def test_one_row_of_each_model_counts_as_it_is():
+  trials = _trials()
+  means = trials[trials.split == 'test'].groupby(['task', 'model'], as_index=False).accuracy.mean()
+  part = _part(_table(means), task='a', strategy='oracle', budget=1)
+  # Of .9, 0 and 1.
+  assert part.s.tolist() == pytest.approx([1.9 / 3])
+
+
 def test_given_ranks_come_before_scores():
   scores = _scores()
   scores['rank'] = scores.groupby(['task', 'strategy']).score.rank(ascending=True)

@@ -77,3 +77,10 @@ def test_no_example_is_an_error(toy, batches):
   trained = {'head': {'kernel': np.zeros((1, 48, CLASSES), np.float32)}}
   with pytest.raises(ValueError, match='no example to evaluate'):
     run(trained, {'shift': {'bias': np.zeros(CLASSES, np.float32)}}, batches).accuracy()
+
+
+def test_classes_weigh_alike_in_the_mean_per_class():
+  counts = evaluate.Counts(np.array([[10, 1, 0, 0], [5, 0, 0, 3]]), np.array([10, 2, 0, 4]))
+  # The third class has no example.
+  np.testing.assert_allclose(counts.mean_per_class(), [(1 + 0.5 + 0) / 3, (0.5 + 0 + 0.75) / 3])
+  np.testing.assert_allclose(counts.accuracy(), [11 / 16, 8 / 16])

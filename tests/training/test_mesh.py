@@ -48,6 +48,18 @@ def test_more_devices_bring_groups_of_few_members_rather_than_tiny_batches():
     assert _shape(rounds) == [(48, 16, 32), (2, 2, 256)]
 
 
+def test_batches_on_their_way_count_as_each_members():
+  # On one device 30 fine-tunes of a small head fit by their parameters, but not with three batches of 512 images each.
+  small = meshes.Need(member=2 * 94_000_000, gradient=94_000_000, image=10_000_000)
+  assert _shape(meshes.plan(30, 512, 1, small, V3)) == [(30, 1, 1)]
+  fed = dataclasses.replace(small, input=3 * 224**2)
+  rounds = meshes.plan(30, 512, 1, fed, V3)
+  assert sum(one.members for one in rounds) == 30
+  assert len(rounds) == 2
+  for one in rounds:
+    assert one.members * (small.member + 3 * 512 * fed.input) + 512 * small.image < V3
+
+
 @settings(deadline=None, max_examples=150)
 @given(
   members=st.integers(1, 60),

@@ -1,0 +1,32 @@
+"""What one number a model's runs on a task come to: the only place that says so."""
+
+from collections.abc import Mapping
+
+import pandas as pd
+
+NATURAL_SIX = 'natural six'
+
+
+def statistic(group: str | None) -> str:
+  """Returns 'mean' for tasks of the natural six ([EXP] App. F.1), 'median' for all others ([EXP] App. E.2).
+
+  Args:
+    group: of the task; None if it belongs to none.
+  """
+  return 'mean' if group == NATURAL_SIX else 'median'
+
+
+def tested(trials: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
+  """Returns each model's test accuracy on each task, the statistic of the task's group over its retrained models.
+
+  Args:
+    trials: task, model, split, accuracy; rows of the split 'test' count.
+    groups: the group of each task; a task without one is measured by the median.
+
+  Returns:
+    task, model, accuracy, runs: a row for each task and model that was tested.
+  """
+  runs = trials[trials.split == 'test'].groupby(['task', 'model'], sort=False).accuracy
+  table = runs.agg(['mean', 'median', 'count']).reset_index().rename(columns={'count': 'runs'})
+  accuracy = [row[statistic(groups.get(row['task']))] for row in table.to_dict('records')]
+  return table.assign(accuracy=accuracy)[['task', 'model', 'accuracy', 'runs']]
