@@ -37,7 +37,7 @@ Evaluate = Callable[[jax.sharding.Mesh, Sequence['Stream'], Tree], Mapping[str, 
 
 # Adapter experts share the backbone: up to that many at once make one large batch of it.
 ADAPTERS_AT_ONCE = 8
-# Members with kernels of their own in one program for a CPU.
+# Members with kernels of their own in one evaluation program for a CPU.
 _WRITTEN_OUT = 8
 
 
@@ -376,7 +376,7 @@ def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Ro
     ]
     starts = np.cumsum([0, *sizes])
     return [dataclasses.replace(one, start=int(at)) for one, at in zip(rounds, starts)]
-  # On a CPU the program is written out for each member that a device computes, and takes as long to compile.
+  # On a CPU the evaluation is written out for each member of a device, and takes as long to compile.
   most = _WRITTEN_OUT * at_once * devices if jax.default_backend() == 'cpu' else members
   rounds = [
     dataclasses.replace(one, start=start + one.start)

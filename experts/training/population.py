@@ -145,16 +145,32 @@ def make_step(
   rates = meshes.place(np.asarray(population.learning_rate, np.float32), mesh, MEMBER)
   decays = meshes.place(np.asarray(population.weight_decay, np.float32), mesh, MEMBER)
   program = make_program(population, mesh)
-  return lambda state, frozen, batch: program(state, frozen, batch, rates, decays)
+  members = len(population) // mesh.shape['population']
+  at_once = _at_once(members, population.members_at_once)
+  if mesh.devices.flat[0].platform != 'cpu' or members == at_once:
+    return lambda state, frozen, batch: program(state, frozen, batch, rates, decays)
+  # A CPU compiles a convolution inside a loop to naive code, 9 times slower (measured; github.com/jax-ml/jax/issues/12868),
+  # and of members written out all temporaries are there at a time: a fifth slower, and minutes to compile. So the program
+  # of a few is called for all, one after the other.
+  take, put = _jit_take(at_once, mesh), _jit_put(mesh)
+  starts = [meshes.place(np.int32(i), mesh, P()) for i in range(0, members, at_once)]
+
+  def step(state, frozen, batch):
+    stop = {STOP: batch[STOP]}
+    of_members = {key: value for key, value in batch.items() if key != STOP}, rates, decays
+    losses = rates
+    for start in starts:
+      part, (examples, rate, decay) = take(state, of_members, start)
+      part, loss, stops = program(part, frozen, {**examples, **stop}, rate, decay)
+      # The part's step may be the whole's, whose memory is gone.
+      state, losses = put(dataclasses.replace(state, step=()), losses, part, loss, start)
+    return state, losses, stops
+
+  return step
 
 
 def make_program(population: Population, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
   """The step as `jax.jit` knows it: (state, frozen, batch, learning rates [P], weight decays [P])."""
-  return jit_step(population, mesh, unroll=mesh.devices.flat[0].platform == 'cpu')
-
-
-def jit_step(population: Population, mesh: jax.sharding.Mesh, unroll: bool) -> jax.stages.Wrapped:
-  """`make_program` with the members of a group written out, or in a loop; see `each_member`."""
   return _jit_step(
     population.objective,
     population.schedule,
@@ -162,7 +178,6 @@ def jit_step(population: Population, mesh: jax.sharding.Mesh, unroll: bool) -> j
     population.members_at_once,
     population.log_every,
     jnp.dtype(population.gradient_dtype),
-    unroll,
     mesh,
   )
 
@@ -186,12 +201,10 @@ def abstract_arguments(
 
 
 @functools.cache
-def _jit_step(objective, schedule, momentum, members_at_once, log_every, dtype, unroll, mesh):
+def _jit_step(objective, schedule, momentum, at_once, log_every, dtype, mesh):
   """One program serves all populations that differ in their values alone: a transfer has hundreds of them."""
   sharded = jax.shard_map(
-    functools.partial(
-      _step, objective, schedule, momentum, members_at_once, log_every, dtype, unroll
-    ),
+    functools.partial(_step, objective, schedule, momentum, at_once, log_every, dtype),
     mesh=mesh,
     in_specs=(_specs(), P(), EXAMPLE, MEMBER, MEMBER),
     out_specs=(_specs(), MEMBER, P()),
@@ -199,20 +212,47 @@ def _jit_step(objective, schedule, momentum, members_at_once, log_every, dtype, 
   return jax.jit(sharded, donate_argnums=0)
 
 
+@functools.cache
+def _jit_take(at_once, mesh):
+  """(state, (batch, rates, decays), start) -> those of `at_once` members of each group from `start` on."""
+
+  def take(state, given, start):
+    cut = lambda whole: jax.lax.dynamic_slice_in_dim(whole, start, at_once)
+    part = jax.tree.map(cut, dataclasses.replace(state, step=()))
+    return dataclasses.replace(part, step=state.step), jax.tree.map(cut, given)
+
+  given = (EXAMPLE, MEMBER, MEMBER)
+  return jax.jit(
+    jax.shard_map(take, mesh=mesh, in_specs=(_specs(), given, P()), out_specs=(_specs(), given))
+  )
+
+
+@functools.cache
+def _jit_put(mesh):
+  """(state without step, losses, part of the members, their losses, start) -> both with the part in place.
+
+  The step goes on with the last of the members.
+  """
+
+  def put(state, losses, part, loss, start):
+    insert = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
+    new = jax.tree.map(insert, state, dataclasses.replace(part, step=()))
+    last = start + loss.shape[0] == losses.shape[0]
+    return dataclasses.replace(new, step=part.step - 1 + last), insert(losses, loss)
+
+  specs = _specs()
+  whole = dataclasses.replace(specs, step=())
+  return jax.jit(
+    jax.shard_map(
+      put, mesh=mesh, in_specs=(whole, MEMBER, specs, MEMBER, P()), out_specs=(specs, MEMBER)
+    ),
+    donate_argnums=0,
+  )
+
+
 def _step(
-  objective,
-  schedule,
-  momentum,
-  members_at_once,
-  log_every,
-  dtype,
-  unroll,
-  state,
-  frozen,
-  batch,
-  rates,
-  decays,
-):
+  objective, schedule, momentum, members_at_once, log_every, dtype, state, frozen, batch, rates, decays,
+):  # fmt: skip
   factor = schedule(state.step)
   stops = jax.lax.psum(batch[STOP].sum(), ('population', 'data'))
   batch = {key: value for key, value in batch.items() if key != STOP}
@@ -240,7 +280,11 @@ def _step(
     return (optax.apply_updates(trained, updates), optimizer), metrics
 
   (trained, optimizer), metrics = each_member(
-    member, (state.trained, state.optimizer), (batch, rates, decays), members_at_once, unroll
+    member,
+    (state.trained, state.optimizer),
+    (batch, rates, decays),
+    members_at_once,
+    unroll=False,
   )
   keep = jnp.where(state.step % log_every == 0, 0.0, 1.0)
   newly_bad = (state.bad_step < 0) & ~jnp.isfinite(metrics['loss'])
@@ -252,6 +296,11 @@ def _step(
     bad_step=jnp.where(newly_bad, state.step + 1, state.bad_step),
   )
   return new, metrics['loss'], stops
+
+
+def _at_once(members: int, most: int) -> int:
+  """The largest chunk of up to `most` that the members divide into."""
+  return max(size for size in range(1, min(most, members) + 1) if members % size == 0)
 
 
 def each_member(
@@ -272,7 +321,7 @@ def each_member(
       times slower (measured; github.com/jax-ml/jax/issues/12868).
   """
   members = jax.tree.leaves((kept, given))[0].shape[0]
-  at_once = max(size for size in range(1, min(at_once, members) + 1) if members % size == 0)
+  at_once = _at_once(members, at_once)
 
   def chunk(start, kept):
     part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, at_once), (kept, given))

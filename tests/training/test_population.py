@@ -193,19 +193,27 @@ def test_each_member_sees_every_member_once_in_any_chunks(members, at_once, unro
   assert set(shapes) == {(3,)}
 
 
-def test_a_looped_population_is_the_unrolled_one(toy, network):
-  """The form of the accelerators, in place in a loop, against that of the CPU."""
+def test_the_loop_of_an_accelerator_does_what_a_cpu_does(toy, network):
+  """All members in one program, in place in a loop, against the program of one, called for each."""
   pop = toy.make_population(toy.resnet_objective, [0.02, 0.05, 0.1], steps=4)
   mesh = toy.make_mesh(1, 2)
   batch = toy.put(mesh, next(toy.stream([0, 1, 2])))
-  rates = meshes.place(np.float32([0.02, 0.05, 0.1]), mesh, meshes.MEMBER)
+  rates, decays = (
+    meshes.place(np.asarray(values, np.float32), mesh, meshes.MEMBER)
+    for values in (pop.learning_rate, pop.weight_decay)
+  )
   ends = []
-  for unroll in (True, False):
+  looped = population.make_program(pop, mesh)
+  for step in (
+    population.make_step(pop, mesh),
+    lambda state, frozen, batch: looped(state, frozen, batch, rates, decays),
+  ):
     state = population.create_state(pop, mesh, population.repeat(network, 3))
-    step = population.jit_step(pop, mesh, unroll)
     for _ in range(2):
-      state, *_ = step(state, {}, batch, rates, 0 * rates)
-    ends.append(jax.device_get((state.trained, state.optimizer, state.sums)))
+      state, losses, stops = step(state, {}, batch)
+    assert int(state.step) == 2
+    assert float(stops) == 0
+    ends.append(jax.device_get((state.trained, state.optimizer, state.sums, losses)))
   assert _distance(*ends) < 1e-5
 
 
