@@ -59,12 +59,11 @@ def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -
   held_out = 0 if task.test else task.test_images or len(train) // 5
   number = task.train_images or len(train) - held_out
   for_validation = task.validation_images or number // 5
-  official = task.train == 'train_validation' and not (task.train_images or task.validation_images)
-  if official and task.data.startswith('natural6:'):
+  in_order = task.data.startswith('vtab:')
+  all_of_it = task.train == 'train_validation' and not (task.train_images or task.validation_images)
+  if task.data.startswith('natural6:') and all_of_it:
     for_validation = len(sources.open_dataset(task.data, 'validation', data_dir))
-  else:
-    official = False
-  in_order = official or task.data.startswith('vtab:')
+    in_order = True
   sources.check_task(train, number + held_out, every_class=not in_order)
   if not 0 < for_validation < number:
     raise ValueError(
