@@ -172,7 +172,11 @@ class Trials:
     return [row for row in self._rows if all(row[name] == value for name, value in key.items())]
 
   def add(self, rows: list[dict]) -> None:
-    self._rows += rows
+    # As the file has them: a run that reads them back must choose as one that was not interrupted.
+    self._rows += [
+      {name: float(f'{x:.6g}') if isinstance(x, float) else x for name, x in row.items()}
+      for row in rows
+    ]
     if hosts.first():
       members.write_csv(self.frame(), self._path)
 

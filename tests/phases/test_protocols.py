@@ -91,6 +91,18 @@ def test_natural_six_are_cropped_as_in_the_paper():
   assert (transfer.numbers(config), transfer.numbers(vtab_knn.get_config())) == ((1, 30), (10, 3))
 
 
+def test_trials_read_back_are_those_that_were_written(tmp_path):
+  table = transfer.Trials(str(tmp_path / 'trials.csv'))
+  row = {'task': 't', 'model': 'm', 'selection': 0, 'lr': 0.1, 'steps': 3, 'weight_decay': 1.234e-5}
+  row |= {'mixup': 0.05, 'seed': 0, 'split': 'validation', 'accuracy': 1 / 3}
+  table.add([row, {**row, 'lr': 2 / 3, 'accuracy': 2 / 3}])
+  # Equal accuracies stay equal, whether they were read or have just been measured.
+  again = transfer.Trials(str(tmp_path / 'trials.csv'))
+  assert again.find() == table.find()
+  again.add([{**row, 'steps': 5}])
+  assert again.find(steps=5)[0]['accuracy'] == again.find(steps=3)[0]['accuracy']
+
+
 @pytest.fixture(scope='module')
 def pets(tmp_path_factory):
   folder = tmp_path_factory.mktemp('natural6')
