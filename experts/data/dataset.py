@@ -12,6 +12,22 @@ class UndecodableImage(ValueError):
   """The bytes of an image cannot be decoded; the message names the file or index."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Intake:
+  """What a source of files was found to hold, all splits together.
+
+  Attributes:
+    splits: images of each split.
+    left_out: what was not read and why -> files, e.g. {'.HEIC (needs pillow-heif)': 30, 'no suffix': 10}.
+    notes: a line each on what was decided: a wrapping folder entered, odd folders, Training/ taken as train, the range
+      of samples.
+  """
+
+  splits: Mapping[str, int]
+  left_out: Mapping[str, int]
+  notes: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
   """The labelled images of one split, by index.
@@ -28,6 +44,7 @@ class Dataset:
     definitions: what some of the is-a graph's names mean.
     version: the prepared data set and its version, such as 'oxford_iiit_pet/4.0.0', where it is one of TFDS.
     identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
+    intake: what was found where these images lie, where that is a folder or archive of files.
   """
 
   name: str
@@ -41,6 +58,7 @@ class Dataset:
   definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
   version: str = ''
   identify: Callable[[], str] = lambda: ''
+  intake: Intake | None = None
 
   def __len__(self) -> int:
     return self.size
