@@ -54,7 +54,8 @@ def get_config():
       },
       'image': {
         'size': 224,
-        # Before the central crop of evaluation and the random crop of training.
+        # Before the central crop of upstream evaluation and of selection, and the random crop of training. A task's images
+        # are evaluated whole, at `size`.
         'resize': 224,
         # An image that cannot be decoded: 'raise', or 'skip' and count.
         'undecodable': 'raise',
@@ -197,7 +198,7 @@ def task(data, train='train', test='test', **changes):
     'test_images': 0,
     # 'accuracy' or 'mean_per_class', the mean over the classes of their accuracies.
     'metric': 'accuracy',
-    # Pixels to fine-tune at, and to resize to before the crop; 0: those that the model was trained with.
+    # Pixels to fine-tune at, and to resize to before training's random crop; 0: those that the model was trained with.
     'size': 0,
     'resize': 0,
   }

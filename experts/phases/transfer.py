@@ -98,7 +98,7 @@ def open_task(config: members.Config, name: str) -> tasks.Task:
   task = tasks.load(name, config.tasks[name], config.data_dir, config.seed)
   transform = members.train_transform(config.image, config.transfer)
   # An image that is skipped would move the indices of those behind it.
-  if transform == members.eval_transform(config.image.size, config.image.resize) and (
+  if transform == members.task_transform(config.image.size) and (
     config.image.undecodable == 'raise'
   ):
     return tasks.hold(task, transform)
@@ -288,7 +288,8 @@ class Trainer:
     found = []
 
     def evaluate(mesh, _, trained):
-      count = members.evaluator(self._config, mesh, members.predict(model), {})
+      whole = members.task_transform(self._config.image.size)
+      count = members.evaluator(self._config, mesh, members.predict(model), {}, whole)
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
       part = self._task.test_indices if on_test else self._task.validation
@@ -356,8 +357,9 @@ class Trainer:
       'classes': list(self._task.train.class_names),
       'network': {
         **self._load()[0],
+        # As it was tested: a random crop in training is none here.
         'size': self._config.image.size,
-        'resize': self._config.image.resize,
+        'resize': self._config.image.size,
       },
     }
     confusion = self._confusion(described['network'], params)
@@ -377,7 +379,7 @@ class Trainer:
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""
     task, config = self._task, self._config
-    transform = members.eval_transform(config.image.size, config.image.resize)
+    transform = members.task_transform(config.image.size)
     batch, classes = config.run.evaluation_batch, task.test.num_classes
     counts = np.zeros((classes, classes), int)
     for part in batches.eval_batches(
