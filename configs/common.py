@@ -188,7 +188,9 @@ def task(data, train='train', test='test', **changes):
   fields = {
     'data': data,
     'train': train,
-    # Empty: test_images are held out of the training split.
+    # Empty: of a folder's or archive's images the split 'validation', or 'test', if there is one; else so many as below are
+    # held out of the training split, as they are with that split's own name. Both parts train what is tested.
+    'validation': '',
     'test': test,
     # 0 is all there are.
     'train_images': 1000,

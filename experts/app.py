@@ -1,5 +1,6 @@
 """Start-up: the config checked, the chain of phases run, each at most once for a workdir."""
 
+import contextlib
 import ctypes
 import glob
 import hashlib
@@ -94,10 +95,20 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   for phase in config.phases:
     _refuse_other_config(config, workdir, phase)
   enabled = config.run.tensorboard and hosts.first()
-  with Board(f'{workdir}/tensorboard', enabled) as board:
+  with Board(f'{workdir}/tensorboard', enabled) as board, _tasks_in_memory():
     for phase in config.phases:
       hosts.wait(phase)
       _run_phase(config, workdir, phase, board)
+
+
+@contextlib.contextmanager
+def _tasks_in_memory():
+  """What phases read of the tasks is there for those that follow, and no longer."""
+  try:
+    yield
+  finally:
+    if module := sys.modules.get('experts.phases.tasks'):
+      module.forget()
 
 
 def _refuse_other_process(config, workdir):
@@ -153,13 +164,18 @@ def _run_phase(config, workdir, phase, board):
 
 
 def _files(workdir):
-  """What the phases have made, without the records and the curves that are kept of them."""
+  """What the phases have made, without the records and the curves that are kept of them, and what was read."""
   kept = {
     folder: files
     for folder, _, files in os.walk(workdir)
     if os.path.relpath(folder, workdir).split(os.sep)[0] not in ('phases', 'tensorboard')
   }
-  return {os.path.join(folder, name) for folder, files in kept.items() for name in files}
+  return {
+    os.path.join(folder, name)
+    for folder, files in kept.items()
+    for name in files
+    if name != 'tasks.csv'
+  }
 
 
 def _quiet_libraries():

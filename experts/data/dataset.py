@@ -2,14 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
 
+from experts.data import transforms
+
+# What a user can do about an UndecodableImage.
+MEND = 'repair or remove it, or pass over such images with --config.image.undecodable=skip'
+
 
 class UndecodableImage(ValueError):
-  """The bytes of an image cannot be decoded; the message names the file or index."""
+  """An image cannot be read or decoded; the message names the file or index."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +32,16 @@ class Intake:
   splits: Mapping[str, int]
   left_out: Mapping[str, int]
   notes: tuple[str, ...] = ()
+
+
+class Memory(Protocol):
+  """Images that were decoded before, resized."""
+
+  def get(self, index: int, side: int) -> np.ndarray | None:
+    """uint8 [side, side, 3], or nothing where it is not held."""
+
+  def holds(self, indices: np.ndarray, side: int) -> bool:
+    """Whether all of these are."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,6 +61,7 @@ class Dataset:
     version: the prepared data set and its version, such as 'oxford_iiit_pet/4.0.0', where it is one of TFDS.
     identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
     intake: what was found where these images lie, where that is a folder or archive of files.
+    memory: what of it was decoded before, if anything.
   """
 
   name: str
@@ -59,6 +76,7 @@ class Dataset:
   version: str = ''
   identify: Callable[[], str] = lambda: ''
   intake: Intake | None = None
+  memory: Memory | None = None
 
   def __len__(self) -> int:
     return self.size
@@ -75,8 +93,17 @@ class Dataset:
     return len(self.class_names)
 
   def image(self, index: int) -> np.ndarray:
-    """Decodes one image to uint8 [H, W, 3] RGB; raises UndecodableImage."""
-    return self.read_image(int(index))
+    """Decodes one image to uint8 [H, W, 3] RGB; raises UndecodableImage, also where its file cannot be read."""
+    try:
+      return self.read_image(int(index))
+    except OSError as error:
+      reason = error.strerror or str(error)
+      raise UndecodableImage(f'{self.where(index)}: cannot be read ({reason})') from error
+
+  def resized(self, index: int, side: int) -> np.ndarray:
+    """The whole image, uint8 [side, side, 3], from memory where it is held; raises UndecodableImage."""
+    held = self.memory.get(int(index), side) if self.memory else None
+    return transforms.resize(self.image(index), side) if held is None else held
 
   def label(self, index: int) -> int:
     return int(self.labels[index])
@@ -127,6 +154,33 @@ def from_arrays(
   )
 
 
+def join(name: str, parts: Sequence[Dataset]) -> Dataset:
+  """One split of a source after the other."""
+  ends = np.cumsum([len(part) for part in parts])
+
+  def place(index: int) -> tuple[Dataset, int]:
+    which = int(np.searchsorted(ends, index, side='right'))
+    return parts[which], index - int(ends[which]) + len(parts[which])
+
+  def describe(index: int) -> str:
+    part, row = place(index)
+    return part.where(row)
+
+  def read(index: int) -> np.ndarray:
+    part, row = place(index)
+    return part.image(row)
+
+  return dataclasses.replace(
+    parts[0],
+    name=name,
+    size=int(ends[-1]),
+    read_image=read,
+    read_labels=lambda: np.concatenate([part.labels for part in parts]),
+    describe=describe,
+    identify=lambda: ' '.join(part.identify() for part in parts),
+  )
+
+
 def decode(data: bytes, where: str) -> np.ndarray:
   """Decodes a compressed image of any depth and colour model.
 
@@ -153,10 +207,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
     except cv2.error:  # e.g. a header that claims an image too large to allocate
       image = None
   if image is None:
-    raise UndecodableImage(
-      f'{where}: cannot be decoded as an image ({len(data)} bytes): repair or remove it,'
-      " or choose the policy 'skip'"
-    )
+    raise UndecodableImage(f'{where}: cannot be decoded as an image ({len(data)} bytes)')
   return image
 
 
