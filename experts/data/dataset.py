@@ -61,6 +61,8 @@ class Dataset:
     version: the prepared data set and its version, such as 'oxford_iiit_pet/4.0.0', where it is one of TFDS.
     identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
     intake: what was found where these images lie, where that is a folder or archive of files.
+    ranges: the type of deep samples -> what is black and what is white, for all splits of a folder or archive.
+    groups: of every image what it belongs together with, such as the person that it shows; empty where nothing tells.
     memory: what of it was decoded before, if anything.
   """
 
@@ -76,6 +78,8 @@ class Dataset:
   version: str = ''
   identify: Callable[[], str] = lambda: ''
   intake: Intake | None = None
+  ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  groups: tuple[str, ...] = ()
   memory: Memory | None = None
 
   def __len__(self) -> int:
@@ -178,6 +182,7 @@ def join(name: str, parts: Sequence[Dataset]) -> Dataset:
     read_labels=lambda: np.concatenate([part.labels for part in parts]),
     describe=describe,
     identify=lambda: ' '.join(part.identify() for part in parts),
+    groups=sum((part.groups for part in parts), ()) if all(part.groups for part in parts) else (),
   )
 
 

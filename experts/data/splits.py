@@ -85,7 +85,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
 
   VTAB tasks keep the order and the split of the protocol (§5), and the natural six their own validation split, unless
   the config says how many images. A folder's or archive's splits 'validation' and 'test' are what they are called, unless
-  the config says otherwise. All else is drawn by `seed`, with every class in proportion.
+  the config says otherwise. All else is drawn by `seed`, with every class in proportion and every group on one side.
 
   Args:
     name: key of the task in the config.
@@ -116,7 +116,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   if in_order:
     used, rest = np.arange(number), np.arange(0)
   else:
-    used, rest = _split(train, np.arange(len(train)), number, seed)
+    used, rest = _split(train, np.arange(len(train)), number, seed, _groups(train))
   if chosen_by:
     fit = used
     own, _ = _split(chosen_by, np.arange(len(chosen_by)), for_validation, seed)
@@ -124,7 +124,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   elif in_order:
     fit, validates = np.split(used, [number - for_validation])
   else:
-    fit, validates = _split(train, used, number - for_validation, seed)
+    fit, validates = _split(train, used, len(used) - for_validation, seed, _groups(train))
   whole = join(f'{train.name} and {validation}', [train, chosen_by]) if chosen_by else train
   if test:
     tests = sources.open_dataset(spec.data, test, data_dir)
@@ -133,7 +133,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
       test_indices, _ = _split(tests, test_indices, spec.test_images, seed)
   else:
     tests = whole
-    _, test_indices = _split(train, rest, len(rest) - held_out, seed)
+    _, test_indices = _split(train, rest, max(len(rest) - held_out, 0), seed, _groups(train))
   drawn = () if in_order else ('fit', *['validation'][bool(chosen_by) :], *['test'][bool(test) :])
   held = f'held out of {spec.train}'
   return Task(
@@ -274,6 +274,31 @@ def _numbers(
   return dict(zip(PARTS, np.split(look.copies(prints), ends), strict=True))
 
 
+def _groups(dataset: Dataset) -> dict[int, int] | None:
+  """Index -> a number, the same for images of one group; None where nothing tells of groups."""
+  if not dataset.groups:
+    return None
+  numbers = {}
+  return {i: numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(dataset.groups)}
+
+
+def _together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapping[int, int]:
+  """The numbers of `first`, made equal for images that are joined by either, however indirectly."""
+  if second is None:
+    return first
+  parent = {}
+
+  def root(node):
+    while (above := parent.setdefault(node, node)) != node:
+      node = above
+    return node
+
+  for index, number in first.items():
+    parent[root(('second', second[index]))] = root(('first', number))
+  numbers = {}
+  return {i: numbers.setdefault(root(('first', n)), len(numbers)) for i, n in first.items()}
+
+
 def _straddle(parts: Sequence[np.ndarray]) -> bool:
   """Whether a number is in several parts, and there are enough to go round."""
   if len(parts) < 2:
@@ -287,9 +312,8 @@ def _drawn_again(
 ) -> dict[str, np.ndarray]:
   """The drawn parts, with images of one number on one side, and of about the same sizes."""
   kept = np.concatenate([left[part] for part in task.drawn])
-  unit = {}
-  for part in task.drawn:
-    unit |= zip(left[part].tolist(), numbers[part].tolist(), strict=True)
+  same = np.concatenate([numbers[part] for part in task.drawn])
+  unit = _together(dict(zip(kept.tolist(), same.tolist(), strict=True)), _groups(task.train))
   found = {}
   if 'test' in task.drawn:
     kept, test = _split(task.train, kept, len(kept) - len(left['test']), seed, unit)
