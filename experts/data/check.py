@@ -90,7 +90,7 @@ def open_tasks(
   return [
     splits.settle(
       task,
-      [(part, index) for name, part, index, _ in faults if name == task.name],
+      {(part, index): why for name, part, index, why in faults if name == task.name},
       seen[task.name],
       seed,
     )
@@ -120,10 +120,8 @@ def listed(faults: Sequence[str]) -> str:
   """The message that names every image that cannot be decoded, and what to do."""
   if len(faults) == 1:
     return f'{faults[0]}: {MEND}'
-  more = [f'  and {len(faults) - _LISTED} more'] if len(faults) > _LISTED else []
-  lines = [f'  {fault}' for fault in faults[:_LISTED]] + more
   mend = MEND.replace('remove it', 'remove them')
-  return '\n'.join([f'{len(faults)} images cannot be decoded:', *lines, mend])
+  return '\n'.join([f'{len(faults)} images cannot be decoded:', *_first(faults), mend])
 
 
 def describe(task: splits.Task, data: str) -> list[str]:
@@ -141,7 +139,8 @@ def describe(task: splits.Task, data: str) -> list[str]:
   if out := left_out(task):
     lines.append(f'  not read: {out}')
   if task.skipped:
-    lines.append(f'  skipped: {task.skipped} images that cannot be decoded')
+    lines.append(f'  skipped: {len(task.skipped)} images that cannot be decoded')
+    lines += _first(task.skipped)
   if task.train.intake:
     lines += [f'  {note}' for note in task.train.intake.notes]
   return lines
@@ -185,6 +184,11 @@ def warnings(task: splits.Task) -> list[str]:
       f'({copies.examples["classes"]})'
     )
   return [f'task {task.name}: {line}' for line in lines]
+
+
+def _first(faults: Sequence[str]) -> list[str]:
+  more = [f'  and {len(faults) - _LISTED} more'] if len(faults) > _LISTED else []
+  return [f'    {fault}' for fault in faults[:_LISTED]] + more
 
 
 def _of(origin: str) -> str:

@@ -47,7 +47,7 @@ class Task:
     origin: part -> where its images come from, in words.
     drawn: the parts that were drawn by chance out of one split, and may be drawn again.
     every_class: whether each class must have an image to train on.
-    skipped: images that were left out since they cannot be decoded.
+    skipped: why images were left out that cannot be decoded, a line each that names the file.
     copies: what there is twice; None where nobody has looked.
   """
 
@@ -61,7 +61,7 @@ class Task:
   origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
   drawn: tuple[str, ...] = ()
   every_class: bool = True
-  skipped: int = 0
+  skipped: tuple[str, ...] = ()
   copies: Copies | None = None
 
   @property
@@ -151,13 +151,13 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
 
 
 def settle(
-  task: Task, faults: Iterable[tuple[str, int]], seen: Mapping[str, look.Seen], seed: int
+  task: Task, faults: Mapping[tuple[str, int], str], seen: Mapping[str, look.Seen], seed: int
 ) -> Task:
   """The task as it is used, now that all its images were looked at.
 
   Args:
     task: as loaded.
-    faults: (part, index) of the images to leave out.
+    faults: (part, index) of the images to leave out -> why.
     seen: what was seen of each part.
     seed: of what is drawn again.
 
@@ -168,7 +168,6 @@ def settle(
   Raises:
     ValueError: nothing is left of a part, or of a class to train on; names the task.
   """
-  faults = set(faults)
   left = {
     part: np.array([i for i in task.part(part)[1] if (part, int(i)) not in faults], np.int64)
     for part in PARTS
@@ -186,7 +185,7 @@ def settle(
     fit=left['fit'],
     validation=left['validation'],
     test_indices=left['test'],
-    skipped=len(faults),
+    skipped=tuple(faults.values()),
   )
   return dataclasses.replace(settled, copies=_copies(settled, numbers))
 

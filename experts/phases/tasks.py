@@ -166,7 +166,7 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
     'test_from': task.origin['test'],
     'least': least,
     'most': most,
-    'skipped': task.skipped,
+    'skipped': len(task.skipped),
     'left_out': check.left_out(task),
     'test_copies': copies.test if copies else None,
     'validation_copies': copies.validation if copies else None,
