@@ -44,7 +44,7 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
     FileNotFoundError: nothing is at that path.
     ValueError: no images, no split of that name, or a layout or table that cannot be understood.
   """
-  listing = _list(path)
+  listing = _list(_existing(path))
   where = printable(listing.root)
   found = _arrange(listing, where)
   if not found.images:
@@ -90,8 +90,11 @@ def open_unlabelled(path: str | os.PathLike, ranges: pixels.Ranges | None = None
     FileNotFoundError: nothing is at that path.
     ValueError: no images.
   """
-  listing = _list(path)
-  files = [file for file in listing.files if is_image(file.name)]
+  path = _existing(path)
+  # A file that was named is meant, whatever its name.
+  single = os.path.isfile(path) and not packed.is_archive(path)
+  listing = listings.read_file(path) if single else _list(path)
+  files = [file for file in listing.files if single or is_image(file.name)]
   left_out = _left_out(listing, layouts.Arrangement())
   if not files:
     left = ', '.join(f'{number} {why}' for why, number in left_out.items())
@@ -99,7 +102,7 @@ def open_unlabelled(path: str | os.PathLike, ranges: pixels.Ranges | None = None
   ranges = {**samples.find(files), **(ranges or {})}
   intake = Intake({'': len(files)}, left_out, (*listing.notes, *samples.note(ranges)))
   return dataclasses.replace(
-    _dataset(printable(os.fspath(path)), files, ranges, False),
+    _dataset(printable(path), files, ranges, False),
     describe=lambda index: printable('/'.join(files[index].parts)),
     intake=intake,
   )
@@ -125,17 +128,16 @@ def _dataset(name: str, files: Sequence[File], ranges: pixels.Ranges, published:
   )
 
 
-def _list(path: str | os.PathLike) -> Listing:
+def _existing(path: str | os.PathLike) -> str:
   path = os.path.expanduser(os.fspath(path))
-  # A trailing slash would leave the data set without a name.
-  path = path.rstrip('/') or path
-  if os.path.isdir(path):
-    return listings.read_folder(path)
   if not os.path.exists(path):
     raise FileNotFoundError(f'{printable(path)}: no such folder or archive of images')
-  if is_image(os.path.basename(path)):
-    return listings.read_file(path)
-  return packed.read_archive(path)
+  # A slash at its end would leave the data set without a name.
+  return path.rstrip('/') or path
+
+
+def _list(path: str) -> Listing:
+  return listings.read_folder(path) if os.path.isdir(path) else packed.read_archive(path)
 
 
 def _arrange(listing: Listing, where: str) -> layouts.Arrangement:
@@ -162,7 +164,7 @@ def _left_out(listing: Listing, found: layouts.Arrangement) -> dict[str, int]:
   for image in found.images:
     if why := listings.why_not(image.file.name):
       left_out[why] -= 1
-  return dict((+left_out).most_common())
+  return dict(sorted((+left_out).items(), key=lambda each: (-each[1], each[0])))
 
 
 def _rank(split: tuple[str, int]) -> tuple[int, str]:

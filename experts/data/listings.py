@@ -91,7 +91,6 @@ def is_image(name: str) -> bool:
   return not is_system(name) and name.lower().endswith(_readable())
 
 
-@functools.cache
 def _readable() -> tuple[str, ...]:
   return _SUFFIXES + (pixels.HEIF_SUFFIXES if pixels.pillow_heif else ())
 
@@ -132,6 +131,7 @@ def read_folder(root: str) -> Listing:
         files.append(_on_disk((*parts, entry.name), entry.path))
       else:
         passed['pipes, sockets or devices'] += 1
+  files.sort(key=lambda file: file.parts)
   return Listing(root, tuple(files), frozenset(folders), +passed, tuple(notes))
 
 

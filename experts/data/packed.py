@@ -24,6 +24,10 @@ from experts.data.listings import (
 # A compressed tar can only be read from its start, so that its images are kept, unpacked, in memory.
 MAX_HELD = 2**32
 
+_ZIP = (b'PK\3\4', b'PK\5\6')
+_COMPRESSED = (b'\x1f\x8b', b'BZh', b'\xfd7zXZ')
+_OTHERS = {b'Rar!': 'RAR', b"7z\xbc\xaf'\x1c": '7z', b'(\xb5/\xfd': 'Zstandard'}
+
 _UNPACK = 'unpack it and give the folder'
 
 
@@ -37,17 +41,24 @@ def read_archive(path: str) -> Listing:
   return _read(path, status.st_mtime_ns, status.st_size)
 
 
+def is_archive(path: str) -> bool:
+  """Whether a file is an archive by its first bytes, of a kind that is read or not."""
+  with open(path, 'rb') as file:
+    start = file.read(512)
+  return start.startswith((*_ZIP, *_COMPRESSED, *_OTHERS)) or start[257:262] == b'ustar'
+
+
 @functools.lru_cache(maxsize=4)
 def _read(path: str, mtime_ns: int, size: int) -> Listing:
   del mtime_ns, size  # part of the cache's key: an archive that changed is read again
   with open(path, 'rb') as file:
     start = file.read(6)
-  if start.startswith((b'PK\3\4', b'PK\5\6')):
+  if start.startswith(_ZIP):
     return _read_zip(path)
-  for magic, name in ((b'Rar!', 'RAR'), (b"7z\xbc\xaf'\x1c", '7z'), (b'(\xb5/\xfd', 'Zstandard')):
+  for magic, name in _OTHERS.items():
     if start.startswith(magic):
       raise ValueError(f'{printable(path)}: a {name} archive is not read: {_UNPACK}')
-  return _read_tar(path, start.startswith((b'\x1f\x8b', b'BZ', b'\xfd7')))
+  return _read_tar(path, start.startswith(_COMPRESSED))
 
 
 class _Archive:

@@ -35,7 +35,7 @@ Ranges = Mapping[
 
 def unreadable(where: str, reason: str) -> UndecodableImage:
   """The error for an image that cannot be read, whatever the reason."""
-  return UndecodableImage(f'{where}: {reason}')
+  return UndecodableImage(f'{where}: cannot be decoded: it {reason}')
 
 
 def decode(data: bytes, where: str, ranges: Ranges) -> np.ndarray:

@@ -211,23 +211,22 @@ def _add(
   for row in table.rows:
     if not row.file:
       raise ValueError(f'{where}: line {row.line} names no file')
-    if not row.label:
+    file = _find(listing, files, table, row)
+    first = rows.setdefault(file.parts, row)
+    if (first.label, first.split) != (row.label, row.split):
+      raise ValueError(
+        f'{where}: {printable(row.file)!r} is there twice, in lines {first.line} and {row.line},'
+        f' with other labels or splits: remove one'
+      )
+    if first is not row:
+      again.append(row.file)
+    elif not row.label:
       unlabelled.append(row.file)
     elif not row.split and 'split' in table.columns:
       unsplit.append(row.file)
     else:
-      file = _find(listing, files, table, row)
-      if file.parts not in rows:
-        chosen.append((file, row))
-        missing += [row.file] if file.parts not in files else []
-      elif (rows[file.parts].label, rows[file.parts].split) != (row.label, row.split):
-        raise ValueError(
-          f'{where}: {printable(row.file)!r} is there twice, in lines {rows[file.parts].line} and {row.line},'
-          f' with other labels or splits: remove one'
-        )
-      else:
-        again.append(row.file)
-      rows.setdefault(file.parts, row)
+      chosen.append((file, row))
+      missing += [row.file] if file.parts not in files else []
   if chosen and len(missing) == len(chosen):
     raise ValueError(
       f'{where}: none of its {len(chosen)} files is there, the first {printable(missing[0])!r}:'

@@ -2,7 +2,6 @@
 
 import json
 import os
-import pathlib
 
 import jax
 import numpy as np
@@ -10,7 +9,7 @@ import pandas as pd
 from absl import logging
 
 from experts.data import image_files
-from experts.data.dataset import Dataset, UndecodableImage, decode
+from experts.data.dataset import UndecodableImage
 from experts.models import weights
 from experts.phases import members
 from experts.training import hosts
@@ -38,7 +37,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   with open(f'{path.removesuffix(".npz")}.json', encoding='utf-8') as file:
     described = json.load(file)
   network, classes = described['network'], described['classes']
-  images = _open(config.images)
+  images = image_files.open_unlabelled(config.images)
   transform = members.eval_transform(network['size'], network['resize'])
   rows = []
   with Progress(len(images), description='predict') as progress:
@@ -71,29 +70,6 @@ def probabilities(
     filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
     parts.append(np.asarray(jax.nn.softmax(program(params, filled)))[: len(part)])
   return np.concatenate(parts)
-
-
-def _open(folder: str) -> Dataset:
-  """All images below a folder, without labels."""
-  root = pathlib.Path(folder).expanduser()
-  if not root.is_dir():
-    raise FileNotFoundError(f'{root}: no such folder of images; name one with --config.images')
-  files = [
-    root.joinpath(*parts, name)
-    for parts, names in image_files.walk(root)
-    for name in names
-    if image_files.is_image(name)
-  ]
-  if not files:
-    raise ValueError(f'{root}: holds no image')
-  return Dataset(
-    name=str(root),
-    class_names=(),
-    size=len(files),
-    read_image=lambda index: decode(files[index].read_bytes(), str(files[index])),
-    read_labels=lambda: np.zeros(len(files), int),
-    describe=lambda index: str(files[index].relative_to(root)),
-  )
 
 
 def _row(file: str, scores: np.ndarray | None, classes: list[str]) -> dict[str, object]:
