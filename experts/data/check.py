@@ -165,7 +165,7 @@ def warnings(task: splits.Task) -> list[str]:
   lines = []
   if one := splits.one_image_classes(task):
     lines.append(
-      f'{len(one)} classes have one image: {splits.some(one)}: they are trained on, but cannot be tested'
+      f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({splits.some(one)})'
     )
   copies = task.copies
   if copies and copies.test:

@@ -1,12 +1,22 @@
 """How a task's images are split, and what is refused."""
 
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+
 import cv2
 import ml_collections
 import numpy as np
+import pandas as pd
 import pytest
 
 from configs import common
+from experts.data.dataset import UndecodableImage
 from experts.phases import tasks
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
 
 
 def _spec(**changes):
@@ -14,11 +24,11 @@ def _spec(**changes):
 
 
 def _folder(root, counts):
-  for name, number in counts.items():
+  for k, (name, number) in enumerate(counts.items()):
     folder = root / 'task' / name
     folder.mkdir(parents=True)
     for i in range(number):
-      cv2.imwrite(str(folder / f'{i}.png'), np.full((4, 4, 3), i, np.uint8))
+      cv2.imwrite(str(folder / f'{i}.png'), np.full((4, 4, 3), 60 * k + i, np.uint8))
   return str(root)
 
 
@@ -70,6 +80,90 @@ def test_every_task_that_is_not_there_is_named(tmp_path):
   config.tasks = {'one': common.task('images:first'), 'two': common.task('images:second.tar')}
   with pytest.raises(FileNotFoundError, match=r"task 'one'.*first.*\n.*task 'two'.*second\.tar"):
     tasks.load_all(config)
+
+
+def _config(folder, **fields):
+  config = common.get_config()
+  config.tasks = {
+    'photos': common.task(
+      f'images:{folder}', test='', train_images=0, validation_images=0, **fields
+    )
+  }
+  return config
+
+
+def test_tasks_are_looked_at_once_a_run_and_described_before_anything_is_computed(tmp_path):
+  _folder(tmp_path, {'a': 10, 'b': 9, 'lone': 1})
+  (tmp_path / 'task/a/0.png').write_bytes(b'')
+  config = _config(tmp_path / 'task')
+  with pytest.raises(UndecodableImage, match=f'{tmp_path}/task/a/0.png: .*undecodable=skip'):
+    tasks.load_all(config)
+  config.image.undecodable = 'skip'
+  loaded = tasks.load_all(config)
+  assert tasks.load_all(config) is loaded
+  # What a phase changes of its own copy of the config makes no other task.
+  config.image.size = 20
+  assert tasks.find(config, 'photos') is loaded[0]
+  tasks.write(config, str(tmp_path), loaded)
+  (row,) = pd.read_csv(tmp_path / 'tasks.csv').to_dict('records')
+  assert {name: row[name] for name in ('fit', 'validation', 'test', 'skipped', 'least', 'most')} == {
+    'fit': 13, 'validation': 3, 'test': 3, 'skipped': 1, 'least': 1, 'most': 8,
+  }  # fmt: skip
+  assert (row['validation_from'], row['test_from']) == ('held out of train',) * 2
+  assert (row['one_image_classes'], row['class_copies'], row['test_copies']) == (1, 0, 0)
+  tasks.forget()
+  assert tasks.load_all(config) is not loaded
+
+
+_OF_TWO = """
+import os, sys
+import jax
+jax.config.update('jax_cpu_collectives_implementation', 'gloo')
+os.environ['HOME'] = sys.argv[1] + '/' + os.environ['JAX_PROCESS_ID']
+from configs import common
+from experts.phases import tasks
+from experts.training import hosts
+hosts.start(100)
+config = common.get_config()
+config.image.undecodable = sys.argv[2]
+config.tasks = {'t': common.task('images:~/task', test='', train_images=0, validation_images=0)}
+try:
+  (task,) = tasks.load_all(config)
+except ValueError as error:
+  sys.exit(str(error))
+print(sorted(task.train.where(i).rpartition('/task/')[2] for i in task.all), len(task.test_indices))
+"""
+
+
+@pytest.mark.parametrize('undecodable', ['raise', 'skip'])
+def test_hosts_of_which_one_has_a_bad_file_do_the_same(tmp_path, undecodable):
+  for process in ('0', '1'):
+    _folder(tmp_path / process, {'a': 10, 'b': 10})
+  (tmp_path / '1/task/b/4.png').write_bytes(b'')
+  with socket.socket() as free:
+    free.bind(('localhost', 0))
+    port = free.getsockname()[1]
+  started = [
+    subprocess.Popen(
+      [sys.executable, '-c', _OF_TWO, str(tmp_path), undecodable],
+      cwd=ROOT,
+      env={
+        **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
+        'JAX_NUM_PROCESSES': '2', 'JAX_PROCESS_ID': process, 'PYTHONPATH': str(ROOT),
+      },
+      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )
+    for process in ('0', '1')
+  ]  # fmt: skip
+  (first, errors), (second, _) = (each.communicate() for each in started)
+  if undecodable == 'raise':
+    assert [each.returncode for each in started] == [1, 1]
+    assert f'{tmp_path}/1/task/b/4.png' in errors
+    assert '(process 1)' in errors
+  else:
+    assert [each.returncode for each in started] == [0, 0], errors
+    assert first.splitlines()[-1] == second.splitlines()[-1]
+    assert 'b/4.png' not in first
 
 
 def test_no_task_is_an_error():
