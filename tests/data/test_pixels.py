@@ -347,3 +347,17 @@ def test_heic_is_read_upright_and_on_white_where_the_library_is(tmp_path):
     assert (
       image_files.open_unlabelled(tmp_path / 'a' / '1.HEIC').image(0).shape == data.image(0).shape
     )
+
+
+@pytest.mark.parametrize('kind', [b'IDAT', b'eXIf', b'tEXt'])
+def test_a_part_that_claims_to_be_longer_than_the_file_costs_nothing(kind):
+  # OpenCV allocates what it claims: 4 GB, for half a minute.
+  whole = _encode(Image.fromarray(RGB), 'PNG')
+  data = whole[:33] + struct.pack('>I', 2**32 - 1) + kind + whole[41:]
+  tracemalloc.start()
+  try:
+    with pytest.raises(UndecodableImage, match='cut off, garbled'):
+      pixels.decode(data, 'x', {})
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+  finally:
+    tracemalloc.stop()
