@@ -169,8 +169,10 @@ def _heif(data: bytes) -> np.ndarray:
     raise ValueError(f'is HEIC, which {NEEDS_HEIF}')
   try:
     image = np.asarray(pillow_heif.open_heif(io.BytesIO(data)))
-  except (OSError, ValueError, RuntimeError, EOFError, SyntaxError) as error:
+  except Exception as error:  # of a damaged file anything, such as an IndexError
     raise ValueError(_DAMAGED.format(len(data))) from error
+  if image.dtype != np.uint8:
+    raise ValueError(_DAMAGED.format(len(data)))
   image = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
   if image.shape[-1] == 4:
     image = _on_white(image[..., :3], image[..., 3].astype(np.float32) / 255, False)
