@@ -152,7 +152,7 @@ def _grey_and_alpha(data: bytes) -> tuple[np.ndarray, np.ndarray]:
   try:
     with Image.open(io.BytesIO(data)) as image:
       grey, alpha = np.asarray(image.convert('LA')).transpose(2, 0, 1)
-  except (OSError, ValueError, SyntaxError) as error:
+  except Exception as error:  # of a damaged file anything
     raise ValueError(_DAMAGED.format(len(data))) from error
   return np.ascontiguousarray(grey), alpha.astype(np.float32) / 255
 
