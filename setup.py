@@ -20,6 +20,7 @@ _DEPENDENCIES = [
   'optax>=0.2.5,<0.4',
   'orbax-checkpoint>=0.11.30,<0.13',
   'pandas>=2.2,<4',
+  'pillow>=10,<14',
   'pyyaml>=6,<7',
   'scikit-learn>=1.5,<2',
   'scipy>=1.15,<2',
@@ -46,6 +47,8 @@ setuptools.setup(
     # What the benchmarks are measured against.
     'bench': ['faiss-cpu>=1.9,<2', 'timm>=1.0,<2', 'torch>=2.5,<3'],
     'gpu': ['jax[cuda12]'],
+    # Photographs as iPhones keep them.
+    'heic': ['pillow-heif>=1.0,<2'],
     # TensorBoard's profile tab.
     'profile': ['xprof>=2.20,<3'],
     'test': [
@@ -57,7 +60,7 @@ setuptools.setup(
       # Compiles for TPUs, without one.
       'libtpu>=0.0.30,<0.1; platform_system=="Linux" and platform_machine=="x86_64"',
       'packaging>=24,<27',
-      'pillow>=10,<14',
+      'pillow-heif>=1.0,<2',
       'pydantic>=2.10,<3',
       'pytest>=8,<10',
       'ruff>=0.12,<0.18',

@@ -76,7 +76,7 @@ def get_config():
         'coordinator_timeout': 300,
       },
       'upstream': training(
-        # 'tfds:NAME', 'images:PATH' (a folder or tar of split/class/file) or 'glyphs:upstream'.
+        # 'tfds:NAME', 'images:PATH' (a folder, tar or zip of split/class/file) or 'glyphs:upstream'.
         data='glyphs:upstream',
         train='train',
         test='test',

@@ -65,7 +65,7 @@ def test_every_import_is_a_declared_dependency():
   for folder in ('experts', 'launch', 'configs', 'tests'):
     for path in sorted((_ROOT / folder).rglob('*.py')):
       for name in _imported(path) - own - set(sys.stdlib_module_names):
-        owners = {utils.canonicalize_name(each) for each in distributions.get(name, [])}
+        owners = {utils.canonicalize_name(each) for each in distributions.get(name, [name])}
         if not owners & declared:
           undeclared.setdefault(name, str(path.relative_to(_ROOT)))
   assert undeclared == {}

@@ -191,7 +191,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
 
   Grey, palette, alpha, CMYK and 16-bit images all become 8-bit RGB (alpha is dropped). The
   orientation tag is ignored, as TensorFlow's decoders do, so that pixels are those the published
-  models were measured on.
+  models were measured on. People's own images are decoded by `pixels.decode`.
 
   Args:
     data: the file's bytes.

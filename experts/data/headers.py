@@ -21,6 +21,7 @@ class Header:
     premultiplied: whether colours are stored weighed by their transparency.
     clear: the grey value that is transparent, as decoded; -1 where there is none.
     orientation: the EXIF value, 1 to 8.
+    complete: whether the parts of the file are as long as they say; where that is not looked up, yes.
     turns: quarters to turn it against the clock, and then
     flip: the axis to mirror it along, 0 (rows) or 1 (columns); -1 for none.
   """
@@ -35,6 +36,7 @@ class Header:
   premultiplied: bool = False
   clear: int = -1
   orientation: int = 1
+  complete: bool = True
   turns: int = 0
   flip: int = -1
 
@@ -81,7 +83,7 @@ def _jpeg(data: bytes) -> Header:
 
 def _png(data: bytes) -> Header:
   width, height, bits, colour = struct.unpack_from('>IIBB', data, 16)
-  key, exif, at = b'', b'', 8
+  key, exif, at, kind = b'', b'', 8, b''
   while at + 8 <= len(data):
     length, kind = struct.unpack_from('>I4s', data, at)
     if kind == b'tRNS':
@@ -102,6 +104,7 @@ def _png(data: bytes) -> Header:
     alpha=colour in (4, 6) or bool(key),
     clear=clear,
     orientation=orientation(exif),
+    complete=kind == b'IEND',
   )
 
 

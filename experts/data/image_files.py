@@ -145,9 +145,12 @@ def _arrange(listing: Listing, where: str) -> layouts.Arrangement:
   usable = [folder for folder, each in known.items() if any(table.usable for table in each)]
   tree = layouts.tree(listing)
   root = layouts.enter(tree, usable)
-  found = tables.arrange(listing, known, root)
-  notes = tables.notes(known, found is not None)
-  found = found or layouts.arrange(tree, root, where)
+  folders = tables.places(listing, known, root)
+  if folders:
+    found = tables.arrange(listing, known, root, folders)
+  else:
+    found = layouts.arrange(tree, root, where)
+  notes = tables.notes(known, folders)
   if root:
     notes.insert(0, f'{printable("/".join(root))}/ is entered: all images lie in it')
   found.notes[:0] = notes

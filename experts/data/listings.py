@@ -29,7 +29,7 @@ _SYSTEM = (
   '$recycle.bin',
   'recycler',
 )
-_SYSTEM += ('system volume information', 'lost+found', '@eadir', '@recycle', '@tmp', '@sharebin')
+_SYSTEM += ('system volume information', 'lost+found', '@eadir', '@recycle', '@sharebin')
 _SYSTEM += ('@recently-snapshot', '#recycle', '#snapshot', '~snapshot')
 
 SYSTEM_FILES = 'system files'

@@ -28,6 +28,8 @@ NEEDS_HEIF = "needs pillow-heif: pip install '.[heic]'"
 # What OpenCV has to say of a bad image comes without its name; ours names it.
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+_DAMAGED = 'is cut off, garbled or of a kind that is not read ({} bytes)'
+
 Ranges = Mapping[
   str, tuple[float, float]
 ]  # NumPy's name of a type of samples -> what is black, what is white
@@ -85,6 +87,9 @@ def check(data: bytes) -> headers.Header:
     ValueError: it is, or is none; the message is the reason.
   """
   header = headers.read(data)
+  # OpenCV takes half a minute to find that a chunk of a PNG is longer than the file.
+  if not header.complete:
+    raise ValueError(_DAMAGED.format(len(data)))
   if header.width * header.height > MAX_PIXELS:
     raise ValueError(
       f'has {header.width:,} × {header.height:,} pixels, more than {MAX_PIXELS:,}, and is refused for its size'
@@ -119,7 +124,7 @@ def _imdecode(data: bytes, flags: int) -> np.ndarray:
   except cv2.error:
     image = None
   if image is None:
-    raise ValueError(f'is cut off, garbled or of a kind that is not read ({len(data)} bytes)')
+    raise ValueError(_DAMAGED.format(len(data)))
   return image
 
 
@@ -147,8 +152,8 @@ def _grey_and_alpha(data: bytes) -> tuple[np.ndarray, np.ndarray]:
   try:
     with Image.open(io.BytesIO(data)) as image:
       grey, alpha = np.asarray(image.convert('LA')).transpose(2, 0, 1)
-  except (OSError, ValueError, SyntaxError) as error:
-    raise ValueError('is cut off, garbled or of a kind that is not read') from error
+  except Exception as error:  # of a damaged file anything
+    raise ValueError(_DAMAGED.format(len(data))) from error
   return np.ascontiguousarray(grey), alpha.astype(np.float32) / 255
 
 
@@ -164,8 +169,10 @@ def _heif(data: bytes) -> np.ndarray:
     raise ValueError(f'is HEIC, which {NEEDS_HEIF}')
   try:
     image = np.asarray(pillow_heif.open_heif(io.BytesIO(data)))
-  except (OSError, ValueError, RuntimeError, EOFError, SyntaxError) as error:
-    raise ValueError(f'is cut off or garbled ({len(data)} bytes)') from error
+  except Exception as error:  # of a damaged file anything, such as an IndexError
+    raise ValueError(_DAMAGED.format(len(data))) from error
+  if image.dtype != np.uint8:
+    raise ValueError(_DAMAGED.format(len(data)))
   image = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
   if image.shape[-1] == 4:
     image = _on_white(image[..., :3], image[..., 3].astype(np.float32) / 255, False)

@@ -12,7 +12,8 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
   """Opens one split of a data set.
 
   Args:
-    spec: 'images:PATH' (a folder or .tar[.gz] of split/class/file), 'tfds:NAME[/CONFIG][:VERSION]',
+    spec: 'images:PATH' (a folder, .tar[.gz] or .zip of split/class/file, class/file, or files and a table of labels; see
+      `layouts`), 'tfds:NAME[/CONFIG][:VERSION]',
       'vtab:TASK[@VERSION]', 'natural6:TASK' or 'glyphs:SET'.
     split: a split that the source has; TFDS split expressions such as 'train[:800]' with TFDS.
     data_dir: where a relative PATH starts, and where TFDS looks for prepared data (empty: the

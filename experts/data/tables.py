@@ -62,31 +62,38 @@ def find(listing: Listing) -> dict[Path, list[Table]]:
   return dict(found)
 
 
+def places(listing: Listing, found: Mapping[Path, Sequence[Table]], root: Path) -> list[Path]:
+  """The folders whose tables tell the labels: the one that the layout begins in, or those of splits in it."""
+  if _usable(found, root):
+    return [root]
+  folders = {
+    file.parts[: len(root) + 1] for file in listing.files if len(file.parts) > len(root) + 1
+  }
+  return sorted(folder for folder in folders if split_of(folder[-1]) and _usable(found, folder))
+
+
 def arrange(
-  listing: Listing, found: Mapping[Path, Sequence[Table]], root: Path
-) -> Arrangement | None:
-  """Tells splits and classes by the tables in a folder, or in its folders of splits; None where there are none.
+  listing: Listing, found: Mapping[Path, Sequence[Table]], root: Path, where: Sequence[Path]
+) -> Arrangement:
+  """Tells splits and classes by the tables in some folders.
+
+  Args:
+    listing: what is there.
+    found: all tables.
+    root: the folder that the layout begins in.
+    where: the folders, as `places` tells.
 
   Raises:
     ValueError: two tables or rows contradict each other, or none of the files is there.
   """
-  folders = {
-    file.parts[: len(root) + 1] for file in listing.files if len(file.parts) > len(root) + 1
-  }
-  places = [root] if _usable(found, root) else []
-  places = places or sorted(
-    folder for folder in folders if split_of(folder[-1]) and _usable(found, folder)
-  )
-  if not places:
-    return None
   result, files = Arrangement(), _index(listing)
   rows: dict[Path, _Row] = {}
-  for place in places:
+  for place in where:
     table, *others = _usable(found, place)
     if others:
       raise ValueError(f'{table.file.where}: {others[0].file.where} has labels too: remove one')
     _add(result, rows, listing, files, table, split_of(place[-1]) if place != root else '')
-  names = some(sorted({found[place][0].file.name for place in places}))
+  names = some(sorted({found[place][0].file.name for place in where}))
   left = sum(is_image(file.name) and file.parts not in rows for file in listing.files)
   if left:
     result.left_out[f'not in {names}'] += left
@@ -96,16 +103,20 @@ def arrange(
   return result
 
 
-def notes(found: Mapping[Path, Sequence[Table]], used: bool) -> list[str]:
-  """A line on each table that tells no labels, and on what is not used of the others."""
+def notes(found: Mapping[Path, Sequence[Table]], where: Sequence[Path]) -> list[str]:
+  """A line on each table that tells no labels, and on what is not used of those in the folders that do."""
   lines = []
-  for table in (table for each in found.values() for table in each):
+  for folder, table in ((folder, table) for folder, each in found.items() for table in each):
     unknown = [name for name in table.columns if name and name not in _KNOWN]
     if not table.usable:
       lines.append(
         f'{table.file.where}: is not used: it has no columns file (or file_name, path) and label'
       )
-    elif used and unknown:
+    elif folder not in where:
+      lines.append(
+        f'{table.file.where}: is not used: it lies neither beside all images nor beside those of a split'
+      )
+    elif unknown:
       lines.append(f'{table.file.where}: columns that are not used: {some(unknown)}')
   return lines
 

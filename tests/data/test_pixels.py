@@ -9,6 +9,8 @@ import zlib
 import cv2
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from experts.data import dataset, headers, image_files, natural6, pixels
@@ -347,3 +349,50 @@ def test_heic_is_read_upright_and_on_white_where_the_library_is(tmp_path):
     assert (
       image_files.open_unlabelled(tmp_path / 'a' / '1.HEIC').image(0).shape == data.image(0).shape
     )
+
+
+@pytest.mark.parametrize('kind', [b'IDAT', b'eXIf', b'tEXt'])
+def test_a_part_that_claims_to_be_longer_than_the_file_costs_nothing(kind):
+  # OpenCV allocates what it claims: 4 GB, for half a minute.
+  whole = _encode(Image.fromarray(RGB), 'PNG')
+  data = whole[:33] + struct.pack('>I', 2**32 - 1) + kind + whole[41:]
+  tracemalloc.start()
+  try:
+    with pytest.raises(UndecodableImage, match='cut off, garbled'):
+      pixels.decode(data, 'x', {})
+    assert tracemalloc.get_traced_memory()[1] < 2**20
+  finally:
+    tracemalloc.stop()
+
+
+_WHOLE = [
+  _encode(Image.fromarray(RGB).convert(mode), form, **OPTIONS[form])
+  for form, mode in (
+    ('JPEG', 'RGB'), ('PNG', 'RGBA'), ('PNG', 'P'), ('WEBP', 'RGBA'), ('TIFF', 'RGBA'), ('TIFF', 'LA'),
+    ('TIFF', 'F'), ('AVIF', 'RGBA'), ('GIF', 'P'), ('BMP', 'RGB'), ('PPM', 'RGB'), ('JPEG2000', 'LA'),
+  )
+]  # fmt: skip
+
+
+@settings(
+  deadline=None,
+  max_examples=300,
+  suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(
+  st.sampled_from(_WHOLE),
+  st.lists(st.tuples(st.floats(0, 1), st.binary(max_size=4), st.integers(0, 4)), max_size=6),
+)
+def test_any_bytes_are_an_image_or_refused(monkeypatch, whole, changes):
+  monkeypatch.setattr(pixels, 'MAX_PIXELS', 2**16)
+  data = bytearray(whole)
+  for place, inserted, deleted in changes:
+    at = int(place**3 * len(data))  # mostly in the header
+    data[at : at + deleted] = inserted
+  try:
+    image = pixels.decode(bytes(data), 'x', {'float32': (0, 1)})
+  except UndecodableImage as error:
+    assert '\n' not in str(error)  # noqa: PT017
+  else:
+    assert (image.dtype, image.ndim, image.shape[2]) == (np.uint8, 3, 3)
+    assert image.shape[0] * image.shape[1] <= 2**16

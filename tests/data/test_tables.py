@@ -238,6 +238,10 @@ def test_two_tables_of_labels_are_refused_and_one_without_labels_is_named(tmp_pa
   data = open_dataset(f'images:{root}', 'train')
   assert data.class_names == ('x', 'y')
   assert 'metadata.csv: is not used: it has no columns file' in data.intake.notes[0]
+  root = _write(tmp_path / 'c', 'x/a.png y/b.png', **{'x-labels_csv': 'file,label\na.png,z\n'})
+  data = open_dataset(f'images:{root}', 'train')
+  assert data.class_names == ('x', 'y')
+  assert 'x/labels.csv: is not used: it lies neither beside' in data.intake.notes[0]
 
 
 def test_accents_are_found_however_the_system_spells_them(tmp_path):
