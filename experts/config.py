@@ -199,6 +199,7 @@ SCHEMA = {
     'budget': integer(1),
     'k': integer(1),
     'metric': choice(*knn.METRICS),
+    'images': integer(0),
     'first_images': integer(0),
     'max_parameters': integer(0),
     'max_dimension': integer(0),

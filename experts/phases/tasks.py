@@ -95,6 +95,12 @@ def group(data: str) -> str:
   return summary.OTHER
 
 
+def take(task: Task, rows: np.ndarray) -> Task:
+  """The task with some of its training images, those at these places of `all`, which rise."""
+  fit, validation = np.split(rows, [np.searchsorted(rows, len(task.fit))])
+  return dataclasses.replace(task, fit=task.all[fit], validation=task.all[validation])
+
+
 def describe(task: Task, data: str) -> dict[str, str | int | bool]:
   """What results of a task rest on: a row of tasks.csv.
 

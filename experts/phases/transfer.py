@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -12,8 +12,8 @@ from absl import logging
 
 from experts.data import batches
 from experts.models import resnet, weights
-from experts.phases import members, predict, select, tasks
-from experts.reporting import tables
+from experts.phases import candidates, members, predict, select, tasks
+from experts.reporting import files, results, tables
 from experts.selection import embed, networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -34,32 +34,22 @@ class Point(NamedTuple):
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/."""
-  path = select.pool_path(config, workdir)
-  settings, candidates = pool.read_model(path), pool.read(path)
-  scores = pd.read_csv(f'{workdir}/scores.csv')
+  """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/.
+
+  Raises:
+    ValueError: scores.csv has no ranks of the strategy that chooses on some task, or names models that the pool has not.
+  """
+  path = candidates.pool_path(config, workdir)
+  settings, known = pool.read_model(path), pool.read(path)
+  scores = results.read_scores(f'{workdir}/scores.csv')
   table = Trials(f'{workdir}/trials.csv')
+  # All of it is said before the first of many hours.
+  plans = {name: plan(config, scores, known, name) for name in config.tasks}
   described = []
-  for name in config.tasks:
-    ranked = scores[(scores.task == name) & (scores.strategy == select.strategy_names(config)[0])]
-    tried = set(ranked.model[ranked['rank'] <= config.select.budget])
-    wanted = [
-      member
-      for member in candidates
-      if member.name in tried
-      or member.kind == 'baseline'
-      or (config.transfer.models == 'all' and member.name in set(ranked.model))
-    ]
+  for name, (wanted, ranked) in plans.items():
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      if member.kind not in (*pool.NETWORKS, 'bit'):
-        logging.warning(
-          'transfer: %s is of the kind %s, which can be ranked, but not fine-tuned here',
-          member.name,
-          member.kind,
-        )
-        continue
       sized = with_size_of(member, settings, config, name)
       size = sized.image.size, sized.image.resize
       if size not in opened:
@@ -70,15 +60,89 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
             members.write_csv(pd.DataFrame(described), f'{workdir}/tasks.csv')
       trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
       trainers[member.name] = trainer, trainer.sweep()
-    if not trainers:
-      raise ValueError(
-        f'task {name!r}: none of the models chosen can be fine-tuned here; they are of the kinds '
-        f'{", ".join(sorted({member.kind for member in wanted}))}'
-      )
-    ranked = ranked[ranked.model.isin(list(trainers))]
-    best = tables.choose(ranked, table.frame(), config.select.budget).model
+    best = tables.choose(ranked, table.frame(), config.select.budget).model if trainers else ''
     for model, (trainer, points) in trainers.items():
       trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
+
+
+class Plan(NamedTuple):
+  """What is fine-tuned on a task.
+
+  Attributes:
+    wanted: models, in the pool's order.
+    ranked: rows of scores.csv of the models that may be chosen, by the strategy that chooses.
+  """
+
+  wanted: list[pool.Member]
+  ranked: pd.DataFrame
+
+
+def plan(
+  config: members.Config, scores: pd.DataFrame, known: Sequence[pool.Member], name: str
+) -> Plan:
+  """Decides what is fine-tuned on a task, and says so where it is not what is ranked first.
+
+  The best-ranked models that can be fine-tuned here, as many as the budget; the baseline, if it is a candidate; with
+  `config.transfer.models='all'` all candidates, the controls among them.
+
+  Raises:
+    ValueError: no ranks on that task, or a model of another pool.
+  """
+  strategy = select.strategy_names(config)[0]
+  rows = scores[(scores.task == name) & (scores.strategy == strategy)]
+  ranked = rows[rows['rank'].notna()].sort_values('rank', kind='stable')
+  if ranked.empty:
+    raise ValueError(
+      f"scores.csv has no rank of the strategy '{strategy}' on the task {name!r}: run the phase 'select' with it"
+    )
+  by_name = {member.name: member for member in known}
+  if missing := [model for model in rows.model if model not in by_name]:
+    raise ValueError(f'scores.csv ranks models that the pool has not: {", ".join(missing)}')
+  able = ranked[[by_name[model].trainable for model in ranked.model]]
+  tried = able[: config.select.budget]
+  _say(name, ranked, tried)
+  every = config.transfer.models == 'all'
+  wanted = [
+    by_name[model]
+    for model in by_name
+    if model in set(rows.model)
+    and by_name[model].trainable
+    and (every or model in set(tried.model) or (by_name[model].kind == 'baseline' and len(tried)))
+  ]
+  return Plan(wanted, able)
+
+
+def _say(name: str, ranked: pd.DataFrame, tried: pd.DataFrame) -> None:
+  if not hosts.first():
+    return
+  if tried.empty:
+    logging.warning(
+      'transfer: %s: nothing is fine-tuned, for all models that are ranked are of kinds that can only be ranked (%s); the '
+      'ranking is in scores.csv', name, ', '.join(sorted(ranked.kind.unique())),
+    )  # fmt: skip
+    return
+  skipped = ranked[(ranked['rank'] < tried['rank'].max()) & ~ranked.model.isin(tried.model)]
+  if len(skipped):
+    logging.warning(
+      'transfer: %s: %s can only be ranked; %s %s fine-tuned',
+      name, _named(skipped, kind=True), _named(tried), 'is' if len(tried) == 1 else 'are',
+    )  # fmt: skip
+
+
+def _named(rows: pd.DataFrame, kind: bool = False) -> str:
+  """'A (callable), ranked first, and B, ranked 2nd'."""
+  return ' and '.join(
+    f'{row.model}{f" ({row.kind})" if kind else ""}, ranked {_ordinal(int(row.place))},'
+    for row in rows.rename(columns={'rank': 'place'}).itertuples()
+  )
+
+
+def _ordinal(number: int) -> str:
+  if number == 1:
+    return 'first'
+  suffixes = {1: 'st', 2: 'nd', 3: 'rd'}
+  teen = number % 100 in (11, 12, 13)
+  return f'{number}{"th" if teen else suffixes.get(number % 10, "th")}'
 
 
 def with_size_of(
@@ -163,7 +227,7 @@ class Trials:
     self._path = path
     self._rows = []
     if os.path.exists(path):
-      self._rows = pd.read_csv(path).to_dict('records')
+      self._rows = files.read(path).to_dict('records')
 
   def frame(self) -> pd.DataFrame:
     return pd.DataFrame(self._rows, columns=COLUMNS)
