@@ -138,15 +138,17 @@ def undecided(scores: pd.DataFrame, name: str, rows: Sequence[scoring.Row]) -> s
   lost = of_task.index[of_task == 0].tolist()
   if not lost:
     return ''
-  reasons = [r['why'] for r in rows if r['strategy'] == name and r['task'] == lost[0] and 'why' in r]
+  reasons = [
+    r['why'] for r in rows if r['strategy'] == name and r['task'] == lost[0] and 'why' in r
+  ]
   return f'{_cannot_choose(name, lost, *reasons[:1])}; scores.csv has what the others found'
 
 
 def _cannot_choose(name: str, tasks_: Sequence[str], reason: str = '') -> str:
   named = ', '.join(map(repr, tasks_))
   return (
-    f'the strategy {name} is to choose, and can score no model of the pool on {"task" if len(tasks_) == 1 else "tasks"} '
-    f'{named}{f" ({reason})" if reason else ""}: name another first in config.strategy'
+    f'the strategy {name} can score no model of the pool on {"task" if len(tasks_) == 1 else "tasks"} {named}'
+    f'{f" ({reason})" if reason else ""}, and it is to choose: name another first in config.strategy'
   )
 
 

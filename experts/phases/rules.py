@@ -27,7 +27,9 @@ def blind(
   rows = []
   for task in loaded:
     if 'random' in names:
-      rows += _rows(chosen, task, 'random', strategies.random(chosen.members, task.name, config.seed))
+      rows += _rows(
+        chosen, task, 'random', strategies.random(chosen.members, task.name, config.seed)
+      )
     if {'task_agnostic', 'hybrid'} & set(names):
       agnostic = lambda: strategies.task_agnostic(chosen.members)
       rows += _attempt(chosen, task, 'task_agnostic', agnostic)

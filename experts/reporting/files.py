@@ -55,7 +55,9 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
     number = pd.to_numeric(table[column], errors='coerce')
     if len(bad := table[number.isna() & table[column].notna()]):
       # The header is line 1.
-      raise ValueError(f'{name} line {bad.index[0] + 2}: {column} {bad[column].iloc[0]} is no number')
+      raise ValueError(
+        f'{name} line {bad.index[0] + 2}: {column} {bad[column].iloc[0]} is no number'
+      )
   return table
 
 

@@ -16,6 +16,7 @@ _TASKS = (
   'task', 'data', 'version', 'drift', 'classes', 'fit', 'validation', 'test', 'metric', 'statistic',
 )  # fmt: skip
 _DIVERGED = -1.0
+_RANDOM_SLICE = '(full|adapter):random like '
 _SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
 # Tables with a column for each task have these as well, and a row of means.
 _COLUMNS = ('task', 'upstream', 'method', 'source', 'mean')
@@ -29,7 +30,9 @@ def check_tasks(names: Collection[str]) -> None:
   """
   for name in names:
     if name in _COLUMNS:
-      raise ValueError(f'a task cannot be named {name!r}: a column of the report is; name it otherwise')
+      raise ValueError(
+        f'a task cannot be named {name!r}: a column of the report is; name it otherwise'
+      )
     for end in (' low', ' high'):
       if name.endswith(end) and name.removesuffix(end) in names:
         raise ValueError(
@@ -54,7 +57,8 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
       _Lines(path).refuse(bad.index[0], f'no {column}')
   _refuse_repeated(path, scores, ['task', 'model', 'strategy'])
   check_tasks(scores.task.unique())
-  return scores
+  # Older files have the kinds of other experts for those on random slices.
+  return scores.assign(kind=scores.kind.mask(scores.model.str.match(_RANDOM_SLICE), 'control'))
 
 
 def read_trials(path: str | os.PathLike, scores: pd.DataFrame) -> pd.DataFrame:

@@ -84,9 +84,13 @@ def undefined(number: int, k: int, held_out: bool = False) -> str:
   """Why so many samples, or samples to fit of a hold-out, do not suffice for k neighbours; empty if they do."""
   if held_out:
     enough = number >= k
-    return '' if enough else f'hold-out with k = {k} needs at least {k} samples to fit, not {number}'
+    return (
+      '' if enough else f'hold-out with k = {k} needs at least {k} samples to fit, not {number}'
+    )
   enough = number > k
-  return '' if enough else f'leave-one-out with k = {k} needs at least {k + 1} samples, not {number}'
+  return (
+    '' if enough else f'leave-one-out with k = {k} needs at least {k + 1} samples, not {number}'
+  )
 
 
 def hold_out(

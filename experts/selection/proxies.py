@@ -10,8 +10,8 @@ from scipy import stats
 from scipy.spatial import distance
 from sklearn import mixture
 
-from experts.selection.evidence import Evidence
 from experts.selection import logme as logmes
+from experts.selection.evidence import Evidence
 from experts.selection.logme import logme
 
 Proxy = Callable[[Evidence], float]

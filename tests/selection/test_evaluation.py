@@ -236,5 +236,7 @@ def test_controls_are_never_ranked_nor_the_best_whatever_the_file_says():
 def test_models_that_can_only_be_ranked_cost_no_budget():
   scores = _scores()
   opaque = scores[scores.model == 'e'].assign(model='api', kind='callable', score=9.0)
-  with_api = evaluation.regrets(evaluation.join(pd.concat([scores, opaque], ignore_index=True), _trials()))
+  with_api = evaluation.regrets(
+    evaluation.join(pd.concat([scores, opaque], ignore_index=True), _trials())
+  )
   pd.testing.assert_frame_equal(with_api, evaluation.regrets(evaluation.join(scores, _trials())))
