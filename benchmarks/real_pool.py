@@ -28,7 +28,7 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from benchmarks import litert, real_pool_config
 from experts.data import hierarchy, sources, wordnet
-from experts.phases import select, tasks
+from experts.phases import candidates, tasks
 from experts.reporting import statistics
 from experts.selection import cache, embed, evaluation, foreign, knn, pool
 
@@ -168,7 +168,7 @@ def probe(config, task: tasks.Task, members: list[pool.Member]) -> list[Probe]:
   embedded = embed.embed_pool(
     members,
     '',
-    [select.images_of(config, each) for each in (task, test)],
+    [candidates.images_of(config, candidates.look(config, each)) for each in (task, test)],
     {},
     None,
     256,

@@ -144,6 +144,8 @@ def get_config():
         # Neighbours that vote, and 'euclidean' or 'cosine'.
         'k': 1,
         'metric': 'euclidean',
+        # So many of a task's training images are looked at, drawn evenly at random; 0: all. The papers look at 1,000.
+        'images': 0,
         # For pools of thousands: so many images to begin with, and twice as many for the better half; 0: all at once.
         'first_images': 0,
         # Which models of the pool are candidates; 0 and empty for any.

@@ -29,6 +29,8 @@ def get_config(tasks: str = ''):
     for name in (tasks.split(',') if tasks else natural6.TASKS)
   }
   config.trials = '1x30'
+  # Of up to 75,750 ([EXP] App. C.1).
+  config.select.images = 1000
   config.transfer.update(
     draws=36,
     # As they are, at batch 512.

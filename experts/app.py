@@ -38,7 +38,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line; an override of a field that no config has ends in one line, not in a traceback."""
   try:
     return flags.FLAGS(argv)
-  except (flags.Error, AttributeError, KeyError, TypeError, ImportError, OSError) as error:
+  except (
+    flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError
+  ) as error:  # fmt: skip
     print(f'error: {_explain(argv, error)}', file=sys.stderr)
     sys.exit(1)
 
@@ -286,6 +288,12 @@ def _explain(argv, error):
   """Says which override names no field; other errors speak for themselves."""
   paths = [arg.lstrip('-').split('=')[0] for arg in argv if arg.lstrip('-').startswith('config.')]
   for path in (p.removeprefix('config.') for p in paths):
+    if str(error).startswith('Could not parse') and path.startswith('tasks.'):
+      return f"config.{path}: a task's name that is no word goes in brackets: --config.tasks['NAME'].data=…"
     if not configs.is_field(path):
       return configs.unknown_field(path, list(configs.leaves(configs.SCHEMA)))
-  return str(error) or type(error).__name__
+  said = str(error)
+  if 'Traceback' in said:
+    # Of a config file, which config_flags quotes whole: the last line says what is wrong.
+    said = f'{said.partition("Error whilst")[0]}{said.strip().splitlines()[-1]}'
+  return said or type(error).__name__

@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from experts.reporting import results
 from experts.selection import knn, pool, strategies
 from experts.training import optim, profile
 
@@ -200,6 +201,7 @@ SCHEMA = {
     'budget': integer(1),
     'k': integer(1),
     'metric': choice(*knn.METRICS),
+    'images': integer(0),
     'first_images': integer(0),
     'max_parameters': integer(0),
     'max_dimension': integer(0),
@@ -248,6 +250,11 @@ def validate(config: ml_collections.ConfigDict) -> None:
   Raises:
     ValueError: one line that names the first unknown, missing or out-of-range field.
   """
+  for name in config.get('tasks', ()):
+    if not isinstance(name, str):
+      raise ValueError(
+        f'config.tasks: the name {name!r} is no text; write {str(name)!r} with quotes'
+      )
   phases = config.get('phases', ())
   if 'predict' in phases:
     _validate_section(config.to_dict(), PREDICT_SCHEMA, '')
@@ -268,7 +275,14 @@ def validate(config: ml_collections.ConfigDict) -> None:
       f'config.image.resize={config.image.resize} must be at least config.image.size={config.image.size}, '
       'for the evaluation crops the second out of the first'
     )
+  results.check_tasks(list(config.tasks))
   for name, task in config.tasks.items():
+    if fault := pool.name_fault(name):
+      raise ValueError(f'config.tasks: the name {name!r} {fault}; name the task otherwise')
+    if {'/', '\\'} & set(name):
+      raise ValueError(
+        f'config.tasks: the name {name!r} has a slash, but names a file and a folder; name the task otherwise'
+      )
     if task.resize < task.size:
       raise ValueError(
         f'config.tasks.{name}.resize={task.resize} must be at least its size={task.size}'

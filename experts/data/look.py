@@ -33,6 +33,10 @@ class Room:
     self.left -= size
     return True
 
+  def give(self, size: int) -> None:
+    """Takes less again."""
+    self.left += size
+
 
 class Held:
   """Images of one data set in memory, resized to some sides; a `dataset.Memory`."""
@@ -75,6 +79,11 @@ class Held:
     rows, before = self._held.get(side, (np.full(self._size, -1, np.int64), pixels[:0]))
     rows[indices] = len(before) + np.arange(len(indices))
     self._held[side] = rows, np.concatenate([before, pixels]) if len(before) else pixels
+
+  def clear(self) -> None:
+    """Holds nothing any more."""
+    self._room.give(sum(pixels.nbytes for _, pixels in self._held.values()))
+    self._held = {}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,7 @@ from absl import logging
 from experts.data import batches
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import members, select, tasks, transfer, upstream
+from experts.phases import candidates, members, tasks, transfer, upstream
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -20,7 +20,7 @@ MODEL = 'dat'
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves weights/dat.TASK.npz, the trials of each as model 'dat' in trials.csv, and its price in costs.csv."""
-  path = select.pool_path(config, workdir)
+  path = candidates.pool_path(config, workdir)
   settings, folder = pool.read_model(path), os.path.dirname(path)
   own = _baseline(path)
   config = transfer.with_size_of(own, settings, config)
@@ -86,6 +86,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     task = transfer.open_task(sized, stream.name)
     trainer = transfer.Trainer(sized, board, settings, task, described, workdir, table)
     trainer.retrain(trainer.sweep(), '')
+    tasks.let_go(config, stream.name)
 
 
 def _path(task: str) -> str:

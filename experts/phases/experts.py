@@ -223,7 +223,7 @@ def _learned(workdir: str, kinds, chosen: dict[str, np.ndarray]) -> pd.DataFrame
   rows = []
   for kind in kinds:
     lines = [
-      pd.read_csv(path)
+      members.read_csv(path)
       for path in glob.glob(f'{workdir}/experts/{kind}/**/metrics.csv', recursive=True)
     ]
     last = pd.concat(lines).drop_duplicates(['member', 'metric'], keep='last')

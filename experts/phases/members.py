@@ -22,6 +22,8 @@ from absl import logging
 from experts.data import batches, transforms
 from experts.data.dataset import Dataset
 from experts.models import resnet
+from experts.reporting.files import read as read_csv
+from experts.reporting.files import write as write_csv
 from experts.training import checkpoints, costs, evaluate, hosts, loop, optim, population, profile
 from experts.training import mesh as meshes
 from experts.training.board import Board
@@ -76,12 +78,6 @@ def write_json(path: str, content: Any) -> None:
   os.replace(f'{path}.tmp', path)
 
 
-def write_csv(frame: pd.DataFrame, path: str) -> None:
-  """Writes a table that appears under its name only when it is complete."""
-  frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g')
-  os.replace(f'{path}.tmp', path)
-
-
 def write_costs(workdir: str, method: str, rows: Sequence[Mapping[str, Any]]) -> None:
   """Enters in costs.csv what a way to a network for each task took, in place of what was known of it.
 
@@ -91,7 +87,7 @@ def write_costs(workdir: str, method: str, rows: Sequence[Mapping[str, Any]]) ->
     rows: task, images (every look at an image counts), seconds (not a number where unknown).
   """
   path = f'{workdir}/costs.csv'
-  known = pd.read_csv(path) if os.path.exists(path) else pd.DataFrame(columns=COSTS)
+  known = read_csv(path) if os.path.exists(path) else pd.DataFrame(columns=COSTS)
   fresh = pd.DataFrame([{'method': method, **row} for row in rows], columns=COSTS)
   others = known[known.method != method]
   write_csv(pd.concat([others, fresh]) if len(others) else fresh, path)

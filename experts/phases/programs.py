@@ -15,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 
 from experts.data import natural6, vtab
 from experts.models import resnet
-from experts.phases import experts, members, select, tasks, transfer, upstream
+from experts.phases import candidates, experts, members, tasks, transfer, upstream
 from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
@@ -371,8 +371,8 @@ def _tasks(config) -> Mapping[str, _Task]:
 
 def _pool(config) -> tuple[Mapping[str, Any], list[pool.Member]]:
   """The pool's models: read, or those that the config's phases would make."""
-  if config.pool and os.path.exists(select.pool_path(config, '')):
-    path = select.pool_path(config, '')
+  if config.pool and os.path.exists(candidates.pool_path(config, '')):
+    path = candidates.pool_path(config, '')
     return pool.read_model(path), pool.read(path)
   settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
   number = _number_of_experts(config)

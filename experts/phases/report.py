@@ -6,10 +6,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 from experts.data import vtab
-from experts.phases import members, select
+from experts.phases import candidates, members, select
 from experts.phases.tasks import group
 from experts.reporting import (
   contents,
+  files,
   intake,
   outcomes,
   page,
@@ -67,7 +68,7 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
     tables=study.Tables(
       scores=joined,
       members=_models(config, source, workdir, scores),
-      picks=picks.picks(joined, strategy),
+      picks=picks.picks(joined, strategy, trials, config.select.budget),
       regrets=regrets,
       by_budget=evaluation.by_budget(regrets),
       deltas=evaluation.deltas(regrets, [1, 2]),
@@ -76,7 +77,7 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
     trials=trials,
     groups=groups,
     costs=_csv(f'{source}/costs.csv'),
-    slices=_csv(f'{os.path.dirname(select.pool_path(config, source))}/slices.csv'),
+    slices=_csv(f'{os.path.dirname(candidates.pool_path(config, source))}/slices.csv'),
     paper=_csv(os.path.expanduser(config.paper)) if config.paper else None,
     strategy=strategy,
     budget=config.select.budget,
@@ -89,7 +90,7 @@ def _models(
   config: members.Config, source: str, workdir: str, scores: pd.DataFrame
 ) -> pd.DataFrame:
   """What is known of the models: the pool's entries, or, of results from elsewhere, their names and kinds."""
-  path = select.pool_path(config, source)
+  path = candidates.pool_path(config, source)
   if os.path.exists(path):
     return evaluation.describe(pool.read(path))
   if source == workdir:
@@ -115,4 +116,4 @@ def _groups(
 
 
 def _csv(path: str) -> pd.DataFrame | None:
-  return pd.read_csv(path) if os.path.exists(path) else None
+  return files.read(path) if os.path.exists(path) else None

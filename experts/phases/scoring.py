@@ -1,12 +1,12 @@
 """Scores of models on a task by each strategy that looks at embeddings."""
 
 import base64
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import threadpoolctl
-from absl import logging
 
 from experts.phases import members, tasks
 from experts.reporting import statistics
@@ -42,16 +42,33 @@ def score(
     leaves: member -> outputs of its head that are classes, None for all of them.
 
   Returns:
-    For each strategy and model: task, model, strategy, score (not a number where the model lacks what the strategy
-    needs), and what else is known: low, high, ties, duplicates, and the images that kNN got right.
+    For each strategy and model: task, model, strategy, score (not a number where the strategy has none, and in one line
+    `why`), and what else is known: low, high, ties, duplicates, and the images that kNN got right.
   """
   rows = []
   shared = _Shared(task, embedded, leaves)
   for name in names:
-    scorer = _SCORERS.get(name, _by_proxy(name))
-    for member, found in zip(embedded.members, scorer(config, shared), strict=True):
+    try:
+      every = _SCORERS.get(name, _by_proxy(name))(config, shared)
+    except ValueError as error:
+      every = [{'score': float('nan'), 'why': why(task, error)} for _ in embedded.members]
+    for member, found in zip(embedded.members, every, strict=True):
       rows.append({'task': task.name, 'model': member.name, 'strategy': name, **found})
   return rows
+
+
+def why(task: tasks.Task, error: Exception) -> str:
+  """What to say where a strategy has no score."""
+  return f'task {task.name!r}: {error}'
+
+
+def undefined(config: members.Config, name: str, task: tasks.Task, member: pool.Member) -> str:
+  """Why a strategy surely has no score of a model on a task, known before any embedding; empty if it may have one."""
+  if name == 'knn':
+    return knn.undefined(len(task.all), config.select.k)
+  if name == 'knn_holdout':
+    return knn.undefined(len(task.fit), config.select.k, held_out=True)
+  return proxies.undefined(name, task.labels, member.dimension, f'model {member.name!r}')
 
 
 class _Shared:
@@ -76,10 +93,6 @@ class _Shared:
       )
     return self._evidence[index]
 
-  def failed(self, error: ValueError) -> ValueError:
-    names = ', '.join(member.name for member in self.members)
-    return ValueError(f'task {self.task.name!r}, models {names}: {error}')
-
 
 def by_knn(config: members.Config, embeddings: np.ndarray, labels: np.ndarray) -> list[Row]:
   """Leave-one-out rows of E models without their names; embeddings [E, N, D]."""
@@ -89,15 +102,12 @@ def by_knn(config: members.Config, embeddings: np.ndarray, labels: np.ndarray) -
 
 
 def _knn(config: members.Config, shared: _Shared) -> list[Row]:
-  try:
-    return by_knn(config, shared.embeddings, shared.labels)
-  except ValueError as error:
-    raise shared.failed(error) from error
+  return by_knn(config, shared.embeddings, shared.labels)
 
 
 def _knn_holdout(config: members.Config, shared: _Shared) -> list[Row]:
-  try:
-    found = knn.hold_out(
+  return _rows(
+    knn.hold_out(
       shared.embeddings,
       shared.labels,
       shared.fit,
@@ -105,9 +115,7 @@ def _knn_holdout(config: members.Config, shared: _Shared) -> list[Row]:
       k=config.select.k,
       metric=config.select.metric,
     )
-  except ValueError as error:
-    raise shared.failed(error) from error
-  return _rows(found)
+  )
 
 
 def _rows(found: knn.Scores) -> list[Row]:
@@ -136,12 +144,9 @@ def correct(row: Row) -> np.ndarray:
 
 
 def _linear(config: members.Config, shared: _Shared) -> list[Row]:
-  try:
-    found = linear.linear_accuracy(
-      shared.embeddings, shared.labels, shared.fit, shared.validation, seed=config.seed
-    )
-  except ValueError as error:
-    raise shared.failed(error) from error
+  found = linear.linear_accuracy(
+    shared.embeddings, shared.labels, shared.fit, shared.validation, seed=config.seed
+  )
   rows = []
   for right, accuracy in zip(found.correct, found.accuracy):
     low, high = statistics.wilson(int(right), len(shared.validation))
@@ -154,15 +159,17 @@ def _by_proxy(name: str) -> Callable[[members.Config, _Shared], list[Row]]:
   def scores(_, shared: _Shared) -> list[Row]:
     rows = []
     for index in range(len(shared.members)):
+      row = {'images': len(shared.labels)}
       try:
         # Matrices of this size gain nothing by threads, which beside other work wait for each other (60 times slower).
         with threadpoolctl.threadpool_limits(1, 'blas'):
           value = float(proxies.PROXIES[name](shared.evidence(index)))
+        if math.isnan(value):
+          raise ValueError(f'{name} of model {shared.members[index].name!r} is not a number')
+        row |= {'score': value}
       except ValueError as error:
-        # Of one model of a pool; if all lack it, that is said at the end.
-        logging.warning('task %r: no %s: %s', shared.task.name, name, error)
-        value = float('nan')
-      rows.append({'score': value, 'images': len(shared.labels)})
+        row |= {'score': float('nan'), 'why': why(shared.task, error)}
+      rows.append(row)
     return rows
 
   return scores

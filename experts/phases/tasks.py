@@ -1,5 +1,6 @@
 """The tasks of a config: opened and looked at once for all phases of a run."""
 
+import dataclasses
 import fnmatch
 import json
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
+import numpy as np
 import pandas as pd
 from absl import logging
 
@@ -69,6 +71,14 @@ def find(config: ml_collections.ConfigDict, name: str) -> Task:
   return next(task for task in load_all(config) if task.name == name)
 
 
+def let_go(config: ml_collections.ConfigDict, name: str) -> None:
+  """Makes room for the images of other tasks, as this one is done."""
+  task = find(config, name)
+  for dataset in (task.train, task.test):
+    if dataset.memory:
+      dataset.memory.clear()
+
+
 def sides_of(
   config: ml_collections.ConfigDict,
   candidates: Sequence[pool.Member],
@@ -124,6 +134,12 @@ def group(data: str) -> str:
   if scheme == 'natural6' and name in natural6.TASKS:
     return outcomes.NATURAL_SIX
   return summary.OTHER
+
+
+def take(task: Task, rows: np.ndarray) -> Task:
+  """The task with some of its training images, those at these places of `all`, which rise."""
+  fit, validation = np.split(rows, [np.searchsorted(rows, len(task.fit))])
+  return dataclasses.replace(task, fit=task.all[fit], validation=task.all[validation])
 
 
 def write(config: ml_collections.ConfigDict, workdir: str, loaded: Sequence[Task]) -> None:

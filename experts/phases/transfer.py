@@ -12,8 +12,8 @@ from absl import logging
 
 from experts.data import batches, check
 from experts.models import resnet, weights
-from experts.phases import members, predict, select, tasks
-from experts.reporting import tables
+from experts.phases import candidates, members, plans, predict, tasks
+from experts.reporting import files, results, tables
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -34,47 +34,36 @@ class Point(NamedTuple):
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/."""
-  path = select.pool_path(config, workdir)
-  settings, candidates = pool.read_model(path), pool.read(path)
-  scores = pd.read_csv(f'{workdir}/scores.csv')
+  """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/.
+
+  Raises:
+    ValueError: scores.csv has no ranks of the strategy that chooses on some task, or names models that the pool has not.
+  """
+  path = candidates.pool_path(config, workdir)
+  settings, known = pool.read_model(path), pool.read(path)
+  scores = results.read_scores(f'{workdir}/scores.csv')
   table = Trials(f'{workdir}/trials.csv')
-  tasks.write(config, workdir, tasks.load_all(config, tasks.sides_of(config, candidates, settings)))
-  for name in config.tasks:
-    ranked = scores[(scores.task == name) & (scores.strategy == select.strategy_names(config)[0])]
-    tried = set(ranked.model[ranked['rank'] <= config.select.budget])
-    wanted = [
-      member
-      for member in candidates
-      if member.name in tried
-      or member.kind == 'baseline'
-      or (config.transfer.models == 'all' and member.name in set(ranked.model))
-    ]
+  # All of it is said before the first of many hours.
+  plan = {name: plans.plan(config, scores, known, name) for name in config.tasks}
+  tuned = {member.name: member for wanted, _ in plan.values() for member in wanted}
+  tasks.write(
+    config, workdir, tasks.load_all(config, tasks.sides_of(config, [*tuned.values()], settings))
+  )
+  for name, (wanted, ranked) in plan.items():
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      if member.kind not in (*pool.NETWORKS, 'bit'):
-        logging.warning(
-          'transfer: %s is of the kind %s, which can be ranked, but not fine-tuned here',
-          member.name,
-          member.kind,
-        )
-        continue
       sized = with_size_of(member, settings, config, name)
       size = sized.image.size, sized.image.resize
       if size not in opened:
         opened[size] = open_task(sized, name)
       trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
       trainers[member.name] = trainer, trainer.sweep()
-    if not trainers:
-      raise ValueError(
-        f'task {name!r}: none of the models chosen can be fine-tuned here; they are of the kinds '
-        f'{", ".join(sorted({member.kind for member in wanted}))}'
-      )
-    ranked = ranked[ranked.model.isin(list(trainers))]
-    best = tables.choose(ranked, table.frame(), config.select.budget).model
+    best = tables.choose(ranked, table.frame(), config.select.budget).model if trainers else ''
     for model, (trainer, points) in trainers.items():
       trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
+    if 'dat' not in config.phases:
+      tasks.let_go(config, name)
 
 
 def with_size_of(
@@ -154,7 +143,7 @@ class Trials:
     self._path = path
     self._rows = []
     if os.path.exists(path):
-      self._rows = pd.read_csv(path).to_dict('records')
+      self._rows = files.read(path).to_dict('records')
 
   def frame(self) -> pd.DataFrame:
     return pd.DataFrame(self._rows, columns=COLUMNS)

@@ -36,6 +36,7 @@ KINDS = {
   'checkpoint': ('checkpoint of the baseline', SKY, 'v'),
   'full': ('full expert', RED, 'o'),
   'adapter': ('adapter expert', GREEN, '^'),
+  'control': ('expert on a random slice (control)', GREY, 'X'),
   '': ('other model', ORANGE, 's'),
 }
 
@@ -50,7 +51,7 @@ def panels(
   canvas = figure.Figure(figsize=size, dpi=DPI, layout='constrained')
   plots = canvas.subplots(rows, columns, squeeze=False, **shared).ravel()
   for plot, name in zip(plots, names, strict=False):
-    plot.set_title(name, loc='left', fontsize=9)
+    plot.set_title(as_is(name), loc='left', fontsize=9)
     plain(plot)
   for plot in plots[len(names) :]:
     plot.set_axis_off()
@@ -64,7 +65,7 @@ def rows(
   names: Sequence[str], columns: int = 1, last: str = ''
 ) -> tuple[figure.Figure, list[axes.Axes]]:
   """A figure of `columns` plots with a row for each name, from the top, and one more for `last` below a rule."""
-  labels = [*names, *[last] * bool(last)]
+  labels = [*map(as_is, names), *[last] * bool(last)]
   size = 3.4 + 3.2 * columns, 0.36 * len(labels) + 1.4
   canvas = figure.Figure(figsize=size, dpi=DPI, layout='constrained')
   plots = canvas.subplots(1, columns, squeeze=False, sharex=True, sharey=True)[0]
@@ -76,6 +77,11 @@ def rows(
   plots[0].set_yticks(range(len(labels)), labels, fontsize=8.5)
   plots[0].set_ylim(len(labels) - 0.4, -0.6)
   return canvas, list(plots)
+
+
+def as_is(name: str) -> str:
+  """A name that Matplotlib does not take for a formula."""
+  return name.replace('$', r'\$')
 
 
 def dots(plot: axes.Axes, values: pd.DataFrame, styles: dict[str, tuple[str, str, str]]) -> None:

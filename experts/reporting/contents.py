@@ -21,6 +21,8 @@ PUBLISHED = pd.DataFrame(
   ],
   columns=['upstream', 'method', *summary.GROUPS, summary.ALL],
 )
+# So many models of each task are listed.
+_RANKED = 10
 _NO_SIX = 'no fine-tuned task is one of the natural six: select and transfer tasks whose data are natural6:TASK'
 
 
@@ -90,7 +92,9 @@ def collect(results: Results, folder: str | os.PathLike) -> list[Part]:
   Returns:
     All parts in their order, those that lack data among them.
   """
-  chosen = summary.methods(results.tables.scores, results.tables.members)
+  chosen = summary.methods(
+    results.tables.scores, results.tables.members, results.trials, results.budget
+  )
   name, method = _DAT
   tasks = results.trials.task[results.trials.model == name].unique()
   chosen = pd.concat(
@@ -107,6 +111,7 @@ def collect(results: Results, folder: str | os.PathLike) -> list[Part]:
   knn = chosen[chosen.strategy.isin(['', 'knn'])].method.unique()
   return [
     _overview(results),
+    _ranking(results),
     *_of_vtab(results, means, papers, knn),
     *_of_six(results, means, knn),
     _picks(results),
@@ -132,15 +137,36 @@ def _overview(results: Results) -> Part:
   )
   scores = results.tables.scores
   if not ((scores.strategy == results.strategy) & scores['rank'].notna()).any():
-    lacking = (
-      f"no model has a rank of the strategy '{results.strategy}': run the phase 'select' with it"
-    )
-    return dataclasses.replace(part, lacking=lacking)
+    return dataclasses.replace(part, lacking=_no_rank(results))
   table = tables.report_table(
     scores, results.trials, results.strategy, results.budget, results.groups
   )
   percent = [c for c in table if c.endswith((' accuracy', ' kNN', ' linear'))]
+  if diverged := int(results.trials.accuracy.isna().sum()):
+    about = f'{part.about} {diverged} of {len(results.trials)} fine-tunes diverged: they have no accuracy, and none was chosen.'
+    part = dataclasses.replace(part, about=about)
   return dataclasses.replace(part, table=table, percent=percent, foot=1)
+
+
+def _ranking(results: Results) -> Part:
+  part = Part(
+    'ranking',
+    f'The first {_RANKED} models of each task',
+    'Results',
+    f'By the strategy {results.strategy}, the baseline whatever its rank; without a rank the controls, which are never '
+    'chosen: the best three of the untrained networks, the checkpoints of the baseline and the experts on random slices. '
+    'scores.csv has all.',
+  )
+  table = tables.ranking(results.tables.scores, results.strategy, _RANKED, controls=3)
+  if table.empty:
+    return dataclasses.replace(part, lacking=_no_rank(results))
+  # Of accuracies there are intervals.
+  percent = [c.removesuffix(' low') for c in table if c.endswith(' low')]
+  return dataclasses.replace(part, table=table, percent=percent)
+
+
+def _no_rank(results: Results) -> str:
+  return f"no model has a rank of the strategy '{results.strategy}': run the phase 'select' with it"
 
 
 def _of_vtab(
@@ -260,7 +286,8 @@ def _picks(results: Results) -> Part:
     'exp_table_4',
     'Table 4: The model that kNN chooses for each task, by part of the pool',
     f'As in {EXP} Tables 4, 7: what was chosen',
-    'Of the full experts, of the adapter experts and of all models, the baseline among each. The margin is the score minus '
+    'Of the full experts, of the adapter experts and of all models, the baseline among each; of several that the budget pays '
+    'for, the best on validation. The margin is the score minus '
     'the baseline’s, p_value that of McNemar’s test that the two are equally good.',
   )
   if results.tables.picks.empty:

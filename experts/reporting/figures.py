@@ -7,6 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib import axes, figure, ticker
 
+from experts.reporting import canvas as canvases
+from experts.reporting import outcomes
+
 # Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
 _MARKS = {
   'random': ('random network', '#E69F00', 's'),
@@ -40,7 +43,7 @@ def overview(scores: pd.DataFrame, path: str | os.PathLike) -> None:
   plots = canvas.subplots(rows, columns, squeeze=False, sharey=True)
   for plot, task in zip(plots.flat, tasks, strict=False):
     _curve(plot, _sorted(scores, task))
-    plot.set_title(task, loc='left', fontsize=9)
+    plot.set_title(canvases.as_is(task), loc='left', fontsize=9)
     plot.tick_params(labelsize=8)
   for plot in plots.flat[len(tasks) :]:
     plot.set_axis_off()
@@ -79,7 +82,7 @@ def _curve(plot: axes.Axes, part: pd.DataFrame) -> None:
     markersize=4 if len(part) <= _NAMED else 0,
     label='other models',
   )
-  candidates = np.flatnonzero(part.kind != 'random')
+  candidates = np.flatnonzero(~part.kind.isin(outcomes.CONTROLS))
   groups = {kind: np.flatnonzero(part.kind == kind) for kind in ('random', 'baseline')}
   for name, where in {**groups, 'chosen': candidates[:1]}.items():
     text, colour, marker = _MARKS[name]

@@ -161,8 +161,8 @@ def controls(scores: pd.DataFrame, members: pd.DataFrame, path: str | os.PathLik
     path: PNG to write.
   """
   data = _knn(scores).merge(members[['model', 'slice', 'images']], on='model')
-  data = data[data.kind.isin(['full', 'adapter']) & data.slice.notna()]
-  data = data.assign(control=data.slice.str.startswith(_RANDOM_SLICE))
+  data = data[data.kind.isin(['full', 'adapter', 'control']) & data.slice.notna()]
+  data = data.assign(control=(data.kind == 'control') | data.slice.str.startswith(_RANDOM_SLICE))
   if not data.control.any() or data.control.all():
     return "the pool has no experts on random images: run the phase 'experts' with config.experts.controls=True"
   tasks = data.task.unique()

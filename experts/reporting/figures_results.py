@@ -88,11 +88,13 @@ def groups(means: pd.DataFrame, path: str | os.PathLike) -> str:
     for place, label in enumerate(labels):
       for row in data[(data.name == name) & (data.label == label)].itertuples():
         colour, marker = _MARKS[0] if row.method == summary.BASELINE else _MARKS[2]
+        if row.method.startswith(summary.CONTROL):
+          colour, marker = _MARKS[-1]
         plot.plot([100 * row.low, 100 * row.high], [place] * 2, color=colour, linewidth=1.4)
         plot.plot(100 * row.value, place, color=colour, marker=marker, markersize=5)
     plot.set_title(name, loc='left', fontsize=9)
     plot.xaxis.set_major_locator(ticker.MaxNLocator(4))
-  plots[0].set_yticks(range(len(labels)), labels, fontsize=8.5)
+  plots[0].set_yticks(range(len(labels)), map(canvas.as_is, labels), fontsize=8.5)
   plots[0].set_ylim(len(labels) - 0.4, -0.6)
   drawing.supxlabel('test accuracy, %, and its 95 % interval', fontsize=9)
   canvas.save(drawing, data.drop(columns=['label', 'level']), path)

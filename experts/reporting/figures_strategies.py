@@ -152,7 +152,7 @@ def rank_correlation(correlations: pd.DataFrame, path: str | os.PathLike) -> str
   plot.set_xticks(
     range(len(names)), names, rotation=45, ha='left', rotation_mode='anchor', fontsize=8.5
   )
-  plot.set_yticks(range(len(table)), table.index, fontsize=8.5)
+  plot.set_yticks(range(len(table)), map(canvas.as_is, table.index), fontsize=8.5)
   plot.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
   plot.axhline(len(table) - 1.5, color=canvas.GREY, linewidth=0.8)
   plot.spines[:].set_visible(False)

@@ -5,6 +5,11 @@ from collections.abc import Mapping
 import pandas as pd
 
 NATURAL_SIX = 'natural six'
+# Kinds that are there to be compared with, and are never chosen: untrained networks, the baseline before its training ended,
+# and experts on random slices.
+CONTROLS = ('random', 'checkpoint', 'control')
+# Kinds that can be ranked, but not fine-tuned here.
+OPAQUE = ('saved_model', 'callable', 'embeddings')
 
 
 def statistic(group: str | None) -> str:
@@ -20,12 +25,13 @@ def tested(trials: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
   """Returns each model's test accuracy on each task, the statistic of the task's group over its retrained models.
 
   Args:
-    trials: task, model, split, accuracy; rows of the split 'test' count.
+    trials: task, model, split, accuracy (NaN of a run that diverged); rows of the split 'test' count.
     groups: the group of each task; a task without one is measured by the median.
 
   Returns:
-    task, model, accuracy, runs: a row for each task and model that was tested.
+    task, model, accuracy, runs: a row for each task and model that was tested; runs that diverged do not count.
   """
+  trials = trials[trials.accuracy.notna()]
   runs = trials[trials.split == 'test'].groupby(['task', 'model'], sort=False).accuracy
   table = runs.agg(['mean', 'median', 'count']).reset_index().rename(columns={'count': 'runs'})
   accuracy = [row[statistic(groups.get(row['task']))] for row in table.to_dict('records')]

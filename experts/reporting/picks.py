@@ -2,17 +2,27 @@
 
 import pandas as pd
 
+from experts.reporting import tables
+
 # The baseline is in every pool: an expert that is worse is not worth a fine-tune.
 _POOLS = {'full': ('baseline', 'full'), 'adapter': ('baseline', 'adapter'), 'all': ()}
 
 
-def picks(scores: pd.DataFrame, strategy: str = 'knn') -> pd.DataFrame:
-  """Returns the first choice among the full experts, among the adapter experts, and among all models.
+def picks(
+  scores: pd.DataFrame,
+  strategy: str = 'knn',
+  trials: pd.DataFrame | None = None,
+  budget: int = 1,
+) -> pd.DataFrame:
+  """Returns the choice among the full experts, among the adapter experts, and among all models.
 
   Args:
     scores: task, model, kind, strategy, score, rank, and optionally p_value (McNemar's, against the baseline) and accuracy
       (after fine-tuning).
     strategy: which ranks choose; its scores are accuracies.
+    trials: as for `tables.choose`, which then chooses among the first `budget`; None or none at all: the choice is the
+      first by rank.
+    budget: how many of the best-ranked are tried.
 
   Returns:
     A row for each task and pool: task, pool ('full', 'adapter', 'all'), chosen, score, margin (score minus the
@@ -34,9 +44,11 @@ def picks(scores: pd.DataFrame, strategy: str = 'knn') -> pd.DataFrame:
   for task, models in part.groupby('task', sort=False):
     baseline = _first(models[models.kind == 'baseline'])
     for name, kinds in pools.items():
-      chosen = _first(models[models.kind.isin(kinds)] if kinds else models)
-      if chosen is None:
+      among = models[models.kind.isin(kinds)] if kinds else models
+      if among.empty:
         continue
+      tried = trials is not None and (trials.task == task).any()
+      chosen = tables.choose(among, trials, budget) if tried else _first(among)
       own = baseline is not None and chosen.model == baseline.model
       rows.append(
         {

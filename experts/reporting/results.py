@@ -1,9 +1,11 @@
 """Reads a study's CSVs, and refuses rows that would make its tables wrong: one line, which names the row's."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import pandas as pd
+
+from experts.reporting import files
 
 VALIDATION, TEST = 'validation', 'test'
 # The competitor trains a network for each task; no pool has it.
@@ -13,7 +15,30 @@ _TRIALS = ('task', 'model', 'split', 'accuracy')
 _TASKS = (
   'task', 'data', 'version', 'drift', 'classes', 'fit', 'validation', 'test', 'metric', 'statistic',
 )  # fmt: skip
+_DIVERGED = -1.0
+_RANDOM_SLICE = '(full|adapter):random like '
 _SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
+# Tables with a column for each task have these as well, and a row of means.
+_COLUMNS = ('task', 'upstream', 'method', 'source', 'mean')
+
+
+def check_tasks(names: Collection[str]) -> None:
+  """Refuses names of tasks that the report's tables could not tell from their other columns.
+
+  Raises:
+    ValueError: such a name; it is named.
+  """
+  for name in names:
+    if name in _COLUMNS:
+      raise ValueError(
+        f'a task cannot be named {name!r}: a column of the report is; name it otherwise'
+      )
+    for end in (' low', ' high'):
+      if name.endswith(end) and name.removesuffix(end) in names:
+        raise ValueError(
+          f'tasks cannot be named {name.removesuffix(end)!r} and {name!r}: the latter is the end of an interval of the '
+          'former in the report; name one otherwise'
+        )
 
 
 def read_scores(path: str | os.PathLike) -> pd.DataFrame:
@@ -24,18 +49,24 @@ def read_scores(path: str | os.PathLike) -> pd.DataFrame:
 
   Raises:
     FileNotFoundError: no such file.
-    ValueError: missing columns, or rows given twice.
+    ValueError: missing columns or names, names of tasks that the tables cannot hold, or rows given twice.
   """
   scores = _read(path, _SCORES, 'select')
+  for column in ('task', 'model', 'strategy'):
+    if len(bad := scores[scores[column].isna()]):
+      _Lines(path).refuse(bad.index[0], f'no {column}')
   _refuse_repeated(path, scores, ['task', 'model', 'strategy'])
-  return scores
+  check_tasks(scores.task.unique())
+  # Older files have the kinds of other experts for those on random slices.
+  return scores.assign(kind=scores.kind.mask(scores.model.str.match(_RANDOM_SLICE), 'control'))
 
 
 def read_trials(path: str | os.PathLike, scores: pd.DataFrame) -> pd.DataFrame:
   """Reads trials.csv, and checks that every model was chosen on validation alone.
 
   A selection (column `selection`; without it each model has one on each task) is a sweep, rows of the split 'validation',
-  and its retrained models, rows of the split 'test', all with the settings that are the best on validation.
+  and its retrained models, rows of the split 'test', all with the settings that are the best on validation. A run that
+  diverged has a row without an accuracy.
 
   Args:
     path: of the file: task, model, split, accuracy, and those that there are of lr, steps, weight_decay, mixup, seed,
@@ -50,10 +81,9 @@ def read_trials(path: str | os.PathLike, scores: pd.DataFrame) -> pd.DataFrame:
   """
   trials = _read(path, _TRIALS, 'transfer')
   where = _Lines(path)
-  number = pd.to_numeric(trials.accuracy, errors='coerce')
-  if len(bad := trials[~number.between(0, 1)]):
+  if len(bad := trials[trials.accuracy.notna() & ~trials.accuracy.between(0, 1)]):
     where.refuse(bad.index[0], f'accuracy {bad.accuracy.iloc[0]} is not in [0, 1]')
-  trials = trials.assign(accuracy=number.astype(float))
+  trials = trials.assign(accuracy=trials.accuracy.astype(float))
   _refuse_unknown(where, trials, 'split', [VALIDATION, TEST])
   _refuse_unknown(where, trials, 'task', scores.task.unique())
   _refuse_unknown(where, trials, 'model', [*scores.model.unique(), *_NOT_SCORED])
@@ -109,13 +139,7 @@ class _Lines:
 def _read(path: str | os.PathLike, columns: Sequence[str], phase: str) -> pd.DataFrame:
   if not os.path.exists(path):
     raise FileNotFoundError(f'no results at {path}: the phase {phase!r} writes them')
-  try:
-    # 'None' and 'NA' may be names.
-    table = pd.read_csv(path, keep_default_na=False, na_values=['', 'nan'], dtype={'version': str})
-  except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
-    raise ValueError(f'{os.path.basename(path)}: {str(error).strip()}') from error
-  if not isinstance(table.index, pd.RangeIndex):
-    raise ValueError(f'{os.path.basename(path)} line 2: more fields than the header has')
+  table = files.read(path)
   if missing := [name for name in columns if name not in table]:
     raise ValueError(
       f'{os.path.basename(path)} lacks the columns {", ".join(missing)}; it has: {", ".join(table)}'
@@ -146,7 +170,10 @@ def _check_choices(where: _Lines, trials: pd.DataFrame) -> None:
   # Rows without a selection are one.
   selection = trials.selection.fillna(-1) if 'selection' in trials else -1
   setting = trials.groupby(names, dropna=False).ngroup()
-  trials = trials.assign(selection=selection, setting=setting)
+  # What diverged is worse than anything.
+  trials = trials.assign(
+    selection=selection, setting=setting, accuracy=trials.accuracy.fillna(_DIVERGED)
+  )
   sweeps, tested = (trials[trials.split == split] for split in (VALIDATION, TEST))
   groups = sweeps.groupby(key).accuracy
   best, line = groups.max().rename('best'), groups.idxmax().rename('best_index')

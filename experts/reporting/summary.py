@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from experts.reporting import canvas, outcomes, statistics
+from experts.reporting import canvas, outcomes, statistics, tables
 
 # VTAB's groups, and how many tasks each has.
 GROUPS = {'natural': 7, 'specialized': 4, 'structured': 8}
@@ -20,6 +20,8 @@ _BY_RUN = '--config.report.cluster=False'
 STRATEGIES = {'epn': 'EPN', 'kl': 'KL', 'knn': 'kNN'}
 _TITLES = {name: text for name, (text, *_) in canvas.STRATEGIES.items()} | STRATEGIES
 BASELINE = 'Baseline'
+CONTROL = 'Control:'
+_CONTROLS = {'control': 'random slices', 'checkpoint': 'checkpoints'}
 _POOLS = {
   'Adapters': ('baseline', 'adapter'),
   'Full': ('baseline', 'full'),
@@ -27,20 +29,32 @@ _POOLS = {
 }
 
 
-def methods(scores: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+def methods(
+  scores: pd.DataFrame,
+  members: pd.DataFrame,
+  trials: pd.DataFrame | None = None,
+  budget: int = 1,
+) -> pd.DataFrame:
   """Returns which model each method takes for each task.
 
-  A method is the baseline, or a strategy's first choice in a part of the pool: 'Full (kNN)', 'Adapters (EPN)', 'All Experts
-  (kNN)' and, where the pool has other kinds of models, 'All Models (kNN)'; the baseline belongs to each. Of a pool with
-  several upstream data sets there are the methods within each, and those over all experts.
+  A method is the baseline, or a strategy's choice in a part of the pool (`tables.choose`): 'Full (kNN)', 'Adapters (EPN)',
+  'All Experts (kNN)' and, where the pool has other kinds of models, 'All Models (kNN)'; the baseline belongs to each. Of a
+  pool with several upstream data sets there are the methods within each, and those over all experts. Controls that were
+  fine-tuned have methods of their own, the best of them by the strategy's score ([EXP] App. G).
 
   Args:
-    scores: task, model, kind, strategy, rank.
+    scores: task, model, kind, strategy, score, rank.
     members: model, upstream.
+    trials: task, model, split, accuracy; None before any fine-tuning.
+    budget: how many of a strategy's first are tried; the best of them on validation is its choice.
 
   Returns:
-    upstream, method, pool, strategy, task, model: the baseline first, then by strategy.
+    upstream, method, pool, strategy, task, model: the baseline first, then by strategy; controls last.
   """
+  if trials is None:
+    trials = pd.DataFrame(columns=['task', 'model', 'split', 'accuracy'])
+  of_task = dict(list(trials.groupby('task')))
+  nothing = trials[:0]
   ranked = scores[scores['rank'].notna()]
   ranked = ranked.merge(members[['model', 'upstream']], on='model', how='left')
   ranked['upstream'] = ranked.upstream.fillna('')
@@ -55,24 +69,42 @@ def methods(scores: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
       ('+'.join(filter(None, ranked.upstream.unique())), ranked, {'All Models': everything})
     )
   columns = ['upstream', 'method', 'pool', 'strategy', 'task', 'model']
-  tables = []
+  found = []
   for upstream, part, pools in parts:
     own = part[part.kind == 'baseline'].drop_duplicates('task')
     if 'Full' in pools:
-      tables.append(own.assign(method=BASELINE, pool=BASELINE, strategy=''))
+      found.append(own.assign(method=BASELINE, pool=BASELINE, strategy=''))
     for strategy in sorted(part.strategy.unique(), key=_place):
       for pool, kinds in pools.items():
         if not pool.startswith('All') and kinds[-1] not in set(part.kind):
           continue
         rows = part[(part.strategy == strategy) & part.kind.isin(kinds)]
-        first = rows.sort_values('rank', kind='stable').drop_duplicates('task')
+        first = [
+          tables.choose(each, of_task.get(task, nothing), budget)
+          for task, each in rows.groupby('task', sort=False)
+        ]
         method = f'{pool} ({_TITLES.get(strategy, strategy)})'
-        tables.append(first.assign(upstream=upstream, method=method, pool=pool))
-  return (
-    pd.concat(tables)[columns].reset_index(drop=True)
-    if tables
-    else pd.DataFrame([], columns=columns)
-  )
+        found.append(pd.DataFrame(first).assign(upstream=upstream, method=method, pool=pool))
+  found += _controls(scores, trials)
+  if not found:
+    return pd.DataFrame([], columns=columns)
+  return pd.concat(found).reindex(columns=columns).reset_index(drop=True)
+
+
+def _controls(scores: pd.DataFrame, trials: pd.DataFrame) -> list[pd.DataFrame]:
+  """Of the random slices and of the checkpoints of the baseline that were fine-tuned, the best by each strategy's score."""
+  tried = scores[scores.kind.isin(_CONTROLS)]
+  if tried.empty:
+    return []
+  tried = tried.merge(trials[['task', 'model']].drop_duplicates(), on=['task', 'model'])
+  tried = tried[tried.score.notna()].sort_values('score', ascending=False, kind='stable')
+  found = []
+  for strategy in sorted(tried.strategy.unique(), key=_place):
+    for kind, title in _CONTROLS.items():
+      best = tried[(tried.strategy == strategy) & (tried.kind == kind)].drop_duplicates('task')
+      method = f'{CONTROL} {title} ({_TITLES.get(strategy, strategy)})'
+      found.append(best.assign(upstream='', method=method, pool=CONTROL))
+  return found
 
 
 def summarise(
@@ -92,7 +124,7 @@ def summarise(
 
   Args:
     chosen: upstream, method, task, model.
-    trials: task, model, split, accuracy; rows of the split 'test' count.
+    trials: task, model, split, accuracy (NaN of a run that diverged); rows of the split 'test' count.
     groups: the group of each task; a task without one belongs to 'other tasks'.
     resamples: of the bootstrap.
     seed: of the bootstrap.
@@ -100,7 +132,8 @@ def summarise(
 
   Returns:
     upstream, method, level ('task', 'group'), name (of the task or group), value, low, high, runs (of all its tasks),
-    tasks. The value is NaN where a task of the group has no runs, low and high also where a task has only one.
+    tasks. The value is NaN where a task of the group has no runs, low and high also where a task has only one. Runs that
+    diverged do not count; with `cluster` there is then no interval, for the selections are no longer of one size.
 
   Raises:
     ValueError: `cluster` with runs of unknown `selection`, or with selections of different sizes.
@@ -116,10 +149,13 @@ def summarise(
   @functools.cache
   def draw(task: str, model: str) -> tuple[float, np.ndarray, int]:
     statistic = getattr(np, outcomes.statistic(groups.get(task)))
-    part = runs.get((task, model))
-    if part is None:
-      return float('nan'), np.full(resamples, np.nan), 0
-    values = part.accuracy.to_numpy()
+    part, unknown = runs.get((task, model)), np.full(resamples, np.nan)
+    if part is None or part.accuracy.isna().all():
+      return float('nan'), unknown, 0
+    whole = part.accuracy.notna().all()
+    values = part.accuracy.dropna().to_numpy()
+    if cluster and not whole:
+      return float(statistic(values)), unknown, len(values)
     # A task's draws do not depend on what else is in the table.
     of_task = [seed, zlib.crc32(task.encode())]
     clusters = part.selection if cluster else None

@@ -22,8 +22,7 @@ def report_table(
 ) -> pd.DataFrame:
   """Compares, for each task, what was chosen with what there was to choose from.
 
-  Accuracies are those of `outcomes.tested`. A randomly initialised network is a control: it is
-  neither chosen nor the best by hindsight.
+  Accuracies are those of `outcomes.tested`. Controls (`outcomes.CONTROLS`) are neither chosen nor the best by hindsight.
 
   Args:
     scores: task, model, kind, strategy, score, rank; a row for each task, strategy and model.
@@ -64,21 +63,76 @@ def report_table(
 def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Series:
   """The row of the model that a strategy chooses: of the first `budget` by rank, the best on validation.
 
+  Models that can only be ranked cost no budget; where there are no others, the first of them is the choice. As long as one
+  that the budget pays for was not fine-tuned, the choice is open, and it is that one's row.
+
   Args:
-    scores: task, model, rank; the rows of one task and one strategy.
+    scores: task, model, kind, rank; the rows of one task and one strategy, or of a part of the pool.
     trials: task, model, split, accuracy; those of the split `validation` are the sweeps.
     budget: how many the strategy puts forward.
 
   Raises:
     ValueError: no model has a rank.
   """
-  tried = scores[scores['rank'] <= budget].sort_values('rank')
-  if tried.empty:
+  ranked = scores[scores['rank'].notna()].sort_values('rank', kind='stable')
+  if ranked.empty:
     raise ValueError(f"task '{scores.task.iloc[0]}' has no model with a rank")
-  sweeps = trials[(trials.task == scores.task.iloc[0]) & (trials.split == 'validation')]
-  best = tried.model.map(sweeps.groupby('model').accuracy.max()).fillna(-1)
-  # Of equals the one of better rank.
-  return tried.loc[best.idxmax()]
+  trials = trials[trials.task == ranked.task.iloc[0]]
+  tried = ranked[~ranked.kind.isin(outcomes.OPAQUE) | ranked.model.isin(trials.model)][:budget]
+  if tried.empty:
+    return ranked.iloc[0]
+  best = trials[trials.split == 'validation'].groupby('model').accuracy.max()
+  if len(still_open := tried[~tried.model.isin(best.index)]):
+    return still_open.iloc[0]
+  # Of equals the one of better rank; what diverged is chosen where all did.
+  return tried.loc[tried.model.map(best).fillna(-1).idxmax()]
+
+
+def ranking(scores: pd.DataFrame, strategy: str, top: int, controls: int = 0) -> pd.DataFrame:
+  """The best-ranked models of each task, in the strategy's order.
+
+  Args:
+    scores: task, model, kind, strategy, score, rank, and, where known, low and high.
+    strategy: whose ranks count.
+    top: how many models of each task; the baseline is there besides.
+    controls: how many controls of each task are there besides, the best of them.
+
+  Returns:
+    task, rank (missing for a control), model, kind, the score under the strategy's name, and where known its interval
+    under the name with 'low' and 'high' behind. A hybrid's scores are those of kNN.
+  """
+  title = _TITLES.get(strategy, strategy)
+  rows = scores[scores.strategy == strategy].reindex(
+    columns=['task', 'rank', 'model', 'kind', 'score', 'low', 'high']
+  )
+  if strategy == 'hybrid':
+    known = scores[scores.strategy == 'knn'].set_index(['task', 'model'])
+    known = known[[name for name in ('score', 'low', 'high') if name in known]]
+    rows = rows.drop(columns=list(known)).join(known, on=['task', 'model'])
+  parts = []
+  for _, part in rows.groupby('task', sort=False):
+    part = part.sort_values('rank', kind='stable')
+    others = part[part.kind.isin(outcomes.CONTROLS)].sort_values('score', ascending=False)
+    shown = part[(part['rank'] <= top) | ((part.kind == 'baseline') & part['rank'].notna())]
+    parts += [shown, others[:controls]]
+  table = pd.concat(parts, ignore_index=True) if parts else rows
+  columns = {'score': title, 'low': f'{title} low', 'high': f'{title} high'}
+  table = table[['task', 'rank', 'model', 'kind', *columns]].rename(columns=columns)
+  return table.astype({'rank': 'Int64'}).dropna(axis=1, how='all')
+
+
+def ranking_to_terminal(table: pd.DataFrame) -> str:
+  """What `ranking` returns, for a terminal: intervals in one column, each task's name once."""
+  ends = [name for name in table if name.endswith(' low')]
+  shown = table.assign(task=table.task.where(~table.task.duplicated(), ''))
+  for low in ends:
+    high = f'{low.removesuffix(" low")} high'
+    interval = [
+      '' if pd.isna(a) else f'{100 * a:.1f} to {100 * b:.1f}'
+      for a, b in zip(table[low], table[high], strict=True)
+    ]
+    shown = shown.drop(columns=[low, high]).assign(**{'95 % interval': interval})
+  return to_terminal(shown)
 
 
 def cost_table(costs: pd.DataFrame) -> pd.DataFrame:
@@ -113,7 +167,7 @@ def _task_row(
   counts: pd.Series,
   budget: int,
 ) -> dict[str, str | float]:
-  candidates = scores[scores.kind != 'random']
+  candidates = scores[~scores.kind.isin(outcomes.CONTROLS)]
   chosen = choose(scores, trials, budget)
   strategy = chosen.strategy
   tested = {model: accuracy.get((task, model), float('nan')) for model in scores.model}

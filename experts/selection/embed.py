@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import itertools
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
@@ -31,6 +32,9 @@ class Images:
     count: int,
     decode: Callable[[int, int], np.ndarray],
     fingerprint: str = '',
+    rows: np.ndarray | None = None,
+    whole: int = 0,
+    folder: str = '',
   ):
     """Describes images.
 
@@ -41,9 +45,14 @@ class Images:
         `size` where `resize` is 0.
       fingerprint: of the data source and the images' indices: another one for other images. Without it they are told
         apart by their pixels, and so decoded even if every model is cached.
+      rows: where they are among all images of the task, which tables of embeddings hold; None: they are all of them.
+      whole: with `rows`, how many the task has.
+      folder: where decoded images wait on disk for the next model, so that memory holds those of one task; empty: they
+        wait in memory.
     """
     self.name, self.count = name, count
-    self._decode, self._fingerprint = decode, fingerprint
+    self.rows, self.whole = rows, whole or count
+    self._decode, self._fingerprint, self._folder = decode, fingerprint, folder
     self._held = {}
 
   def pixels(self, size: int, resize: int) -> np.ndarray:
@@ -55,8 +64,15 @@ class Images:
         raise ValueError(
           f'images of {self.name!r} are {pixels.dtype} {pixels.shape}, not uint8 ({self.count}, {size}, {size}, 3)'
         )
-      self._held[size, resize] = pixels
+      self._held[size, resize] = self._keep(pixels) if self._folder else pixels
     return self._held[size, resize]
+
+  def _keep(self, pixels: np.ndarray) -> np.ndarray:
+    """The same, in a file; a file of before is another one, which may still be read."""
+    with tempfile.NamedTemporaryFile(dir=self._folder) as file:
+      np.save(file, pixels)
+      file.flush()
+      return np.load(file.name, mmap_mode='r')
 
   def identity(self, size: int, resize: int) -> str:
     """Equal for equal images."""
@@ -75,6 +91,8 @@ class Images:
       len(indices),
       lambda size, resize: self.pixels(size, resize)[indices],
       known if self._fingerprint else '',
+      indices if self.rows is None else self.rows[indices],
+      self.whole,
     )
 
 
@@ -308,7 +326,15 @@ def _of_table(member, tables, task) -> np.ndarray:
       f'model {member.name!r}: {member.weights} has no embeddings of the task {task.name!r}; it has those of '
       f'{", ".join(tables)}'
     )
-  return np.asarray(tables[task.name], np.float32)[None]
+  own = np.asarray(tables[task.name], np.float32)
+  if task.rows is None:
+    return own[None]
+  if len(own) != task.whole:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} has {len(own)} embeddings of the task {task.name!r}, which has '
+      f'{task.whole} images'
+    )
+  return own[task.rows][None]
 
 
 def _check(members: Sequence[pool.Member], task: Images, embeddings: np.ndarray) -> None:

@@ -1,6 +1,6 @@
 """How good strategies are: scores.csv against trials.csv, of this project or of another ([WHICH] §3).
 
-joined = join(pd.read_csv('scores.csv'), pd.read_csv('trials.csv'))
+joined = join(files.read('scores.csv'), files.read('trials.csv'))  # experts.reporting.files
 table = regrets(joined)
 by_budget(table), deltas(table, [1, 2]), correlations(joined)
 """
@@ -27,7 +27,7 @@ def join(scores: pd.DataFrame, trials: pd.DataFrame | None) -> pd.DataFrame:
   """Puts the fine-tuned test accuracy beside each score, and adds the oracles.
 
   Args:
-    scores: task, model, strategy, score. With `kind`, models of the kind 'random' are controls, which no strategy chooses.
+    scores: task, model, strategy, score. With `kind`, those of `pool.CONTROLS` are controls, which no strategy chooses.
       With `rank`, that is the strategies' order; without, the score is, the higher the better, ties in the rows' order.
     trials: task, model, accuracy in [0, 1]; several rows of a model are runs, whose median counts; where another statistic
       does, hand over one row of each model. With `split`, only rows of the split 'test' count. With `seed`, no run may be
@@ -55,6 +55,9 @@ def join(scores: pd.DataFrame, trials: pd.DataFrame | None) -> pd.DataFrame:
     ranks = part['rank'].dropna().sort_values().to_numpy()
     if not np.array_equal(ranks, np.arange(1, len(ranks) + 1)):
       raise ValueError(f'ranks of task {task!r}, strategy {strategy!r} are not 1 to {len(ranks)}')
+  # Files of before controls were told apart may rank some.
+  joined['rank'] = joined['rank'].where(~joined.kind.isin(pool.CONTROLS))
+  joined['rank'] = joined.groupby(['task', 'strategy'])['rank'].rank()
   if trials is None:
     return joined.assign(accuracy=np.nan)
   accuracy = _tested(trials, joined)
@@ -66,7 +69,7 @@ def regrets(joined: pd.DataFrame) -> pd.DataFrame:
   """What each strategy leaves behind on each task under each budget.
 
   The best model is the best of those that were fine-tuned, controls left out; where `tested` is less than `models`, a better
-  one may exist.
+  one may exist. Models that can only be ranked cost no budget.
 
   Args:
     joined: what `join` returns.
@@ -76,7 +79,8 @@ def regrets(joined: pd.DataFrame) -> pd.DataFrame:
     s (best test accuracy among the models chosen; NaN if one was not fine-tuned), best, best_model, regret,
     relative_regret, log_odds_regret, tested, models. Tasks without trials have no rows.
   """
-  candidates = joined[joined.kind != 'random']
+  opaque = joined.kind.isin(pool.OPAQUE) & joined.accuracy.isna()
+  candidates = joined[~joined.kind.isin(pool.CONTROLS) & ~opaque]
   tables = []
   for task, part in candidates.groupby('task', sort=False):
     accuracy = part.groupby('model', sort=False).accuracy.first()
@@ -157,7 +161,7 @@ def correlations(joined: pd.DataFrame) -> pd.DataFrame:
   Returns:
     task, strategy, kendall, spearman, pearson, models (those with both a score and a test accuracy).
   """
-  candidates = joined[joined.kind != 'random']
+  candidates = joined[~joined.kind.isin(pool.CONTROLS)]
   rows = []
   for (task, strategy), part in candidates.groupby(['task', 'strategy'], sort=False):
     found = regret.correlate(part.score.to_numpy(float), part.accuracy.to_numpy(float))
@@ -167,14 +171,17 @@ def correlations(joined: pd.DataFrame) -> pd.DataFrame:
 
 def describe(members: Sequence[pool.Member]) -> pd.DataFrame:
   """The pool as a table, for figures: model, kind, upstream, slice, images, parameters, dimension."""
-  fields = ('kind', 'upstream', 'slice', 'images', 'parameters', 'dimension')
+  fields = ('upstream', 'slice', 'images', 'parameters', 'dimension')
   return pd.DataFrame(
-    [{'model': m.name} | {name: getattr(m, name) for name in fields} for m in members]
+    [
+      {'model': m.name, 'kind': m.role} | {name: getattr(m, name) for name in fields}
+      for m in members
+    ]
   )
 
 
 def _ranks(scores: pd.DataFrame) -> pd.Series:
-  candidates = scores[scores.kind != 'random']
+  candidates = scores[~scores.kind.isin(pool.CONTROLS)]
   return candidates.groupby(['task', 'strategy']).score.rank(method='first', ascending=False)
 
 
@@ -196,6 +203,8 @@ def _tested(trials: pd.DataFrame, scores: pd.DataFrame) -> pd.Series:
       raise ValueError(
         f"trials have no row of the split '{_TEST}', only of: {', '.join(map(str, splits))}"
       )
+  # A run that diverged has none.
+  trials = trials[trials.accuracy.notna()]
   outside = trials[~trials.accuracy.between(0, 1)]
   if len(outside):
     row = outside.iloc[0]

@@ -65,7 +65,8 @@ def embed(
   """
   done = []
   for start in range(0, len(pixels), batch_size):
-    batch = pixels[start : start + batch_size]
+    # A copy: what a function does to it is not what the next model sees.
+    batch = np.array(pixels[start : start + batch_size])
     try:
       result = function(batch)
       pair = result if isinstance(result, tuple | list) and len(result) == 2 else (result,)

@@ -71,7 +71,7 @@ def search(
   scores, seen = np.zeros(models), np.zeros(models, int)
   left, rounds = list(range(models)), []
   before = 0
-  number = max(start, 2 * len(np.unique(labels))) if keep < 1 else len(labels)
+  number = first_round(labels, start) if keep < 1 else len(labels)
   with tempfile.TemporaryDirectory() as folder:
     while True:
       number = min(number, len(labels))
@@ -95,6 +95,11 @@ def search(
       before, number = number, math.ceil(number / keep)
   ranking = sorted(range(models), key=lambda model: (-seen[model], -scores[model]))
   return Halving(np.array(ranking), scores, seen, rounds, int(seen.sum()))
+
+
+def first_round(labels: np.ndarray, start: int) -> int:
+  """Images of the first round: at least two a class, as far as there are so many."""
+  return min(max(start, 2 * len(np.unique(labels))), len(labels))
 
 
 def stratified(labels: np.ndarray, seed: int = 0) -> np.ndarray:

@@ -73,11 +73,24 @@ def leave_one_out(
   labels = np.asarray(labels)
   _check(embeddings, labels, k, metric)
   number = len(labels)
-  if number <= k:
-    raise ValueError(f'leave-one-out with k = {k} needs at least {k + 1} samples, not {number}')
+  if reason := undefined(number, k):
+    raise ValueError(reason)
   classes, counts = np.unique(labels, return_counts=True)
   _warn('have a single sample, which leave-one-out', classes[counts == 1], len(classes))
   return _scores(embeddings, labels, np.ones(number, bool), slice(None), k, metric)
+
+
+def undefined(number: int, k: int, held_out: bool = False) -> str:
+  """Why so many samples, or samples to fit of a hold-out, do not suffice for k neighbours; empty if they do."""
+  if held_out:
+    enough = number >= k
+    return (
+      '' if enough else f'hold-out with k = {k} needs at least {k} samples to fit, not {number}'
+    )
+  enough = number > k
+  return (
+    '' if enough else f'leave-one-out with k = {k} needs at least {k + 1} samples, not {number}'
+  )
 
 
 def hold_out(
@@ -124,8 +137,8 @@ def hold_out(
     )
   may = np.zeros(len(labels), bool)
   may[fit] = True
-  if may.sum() < k:
-    raise ValueError(f'hold-out with k = {k} needs at least {k} samples to fit, not {may.sum()}')
+  if reason := undefined(int(may.sum()), k, held_out=True):
+    raise ValueError(reason)
   classes = np.unique(labels[validation])
   _warn('have no sample in fit, which a hold-out', np.setdiff1d(classes, labels[fit]), len(classes))
   return _scores(embeddings, labels, may, validation, k, metric)

@@ -9,6 +9,16 @@ _TOLERANCE = 1e-8
 _ITERATIONS = 10_000
 
 
+def undefined(number: int, dimension: int, model: str) -> str:
+  """Why LogME has no value of so many samples of a dimension, whatever they are; empty if it has."""
+  if dimension < number:
+    return ''
+  return (
+    f'LogME is not well-posed for {model}: its dimension {dimension} is not below the {number} samples; '
+    'give more samples or take another proxy'
+  )
+
+
 def logme(evidence: Evidence) -> float:
   """Returns the log evidence per sample, its hyper-parameters maximised, averaged over one-against-rest labels y.
 
@@ -24,11 +34,8 @@ def logme(evidence: Evidence) -> float:
     ValueError: D >= N; a linear model then fits any labels, and the value is one of the regularisation.
   """
   number, dimension = evidence.embeddings.shape
-  if evidence.wide:
-    raise ValueError(
-      f'LogME is not well-posed for {evidence.model}: its dimension {dimension} is not below the {number} samples; '
-      'give more samples or take another proxy'
-    )
+  if reason := undefined(number, dimension, evidence.model):
+    raise ValueError(reason)
   state = _State(evidence)
   spread = evidence.eigenvalues[0] + number * np.square(evidence.mean).sum()
   # Labels that F fits exactly drive t to 0, labels that it does not explain to infinity; the evidence is flat there.

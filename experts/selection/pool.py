@@ -15,7 +15,16 @@ from collections.abc import Mapping, Sequence
 
 # The network of these is the pool's 'model'; each of the others brings its own.
 NETWORKS = ('random', 'baseline', 'checkpoint', 'full', 'adapter')
-KINDS = (*NETWORKS, 'bit', 'saved_model', 'callable', 'embeddings')
+# Of these only embeddings are known.
+OPAQUE = ('saved_model', 'callable', 'embeddings')
+KINDS = (*NETWORKS, 'bit', *OPAQUE)
+# Roles that are there to be compared with, and are never chosen: `Member.role`.
+CONTROLS = ('random', 'checkpoint', 'control')
+# An expert on as many random images as the node behind this has ([EXP] App. G).
+RANDOM_SLICE = 'random like '
+# The competitor's rows in trials.csv, which is no model of a pool.
+_COMPETITOR = 'dat'
+_LONGEST_NAME = 200
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +71,21 @@ class Member:
   imagenet_accuracy: float | None = None
   size: int | None = None
   resize: int | None = None
+
+  @property
+  def role(self) -> str:
+    """The kind as results have it: that of an expert on a random slice is 'control'."""
+    return 'control' if (self.slice or '').startswith(RANDOM_SLICE) else self.kind
+
+  @property
+  def competes(self) -> bool:
+    """Whether a strategy may choose it; controls are only compared with."""
+    return self.role not in CONTROLS
+
+  @property
+  def trainable(self) -> bool:
+    """Whether it can be fine-tuned here; of the others only embeddings are known."""
+    return self.kind not in OPAQUE
 
 
 _TYPES = typing.get_type_hints(Member)
@@ -169,6 +193,19 @@ def filter(
   return left
 
 
+def name_fault(name: str) -> str:
+  """Why a name cannot stand in files and their names; empty if it can."""
+  if not name.strip():
+    return 'is empty'
+  if not name.isprintable():
+    return 'has characters that cannot be printed'
+  if {'.', '..', ''} & set(name.split('/')):
+    return "would be a path out of the workdir: no '.', '..' or nothing between slashes"
+  if len(name.encode()) > _LONGEST_NAME:
+    return f'is longer than {_LONGEST_NAME} bytes'
+  return ''
+
+
 def _read_json(path: str | os.PathLike) -> dict[str, object]:
   try:
     content = json.loads(pathlib.Path(path).read_text(encoding='utf-8'))
@@ -209,6 +246,12 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
         raise ValueError(
           f'{label}: {name} {value!r} must be {getattr(expected, "__name__", expected)}'
         )
+    if fault := name_fault(member.name):
+      raise ValueError(f'pool {path}: the name {member.name!r} {fault}')
+    if member.name == _COMPETITOR:
+      raise ValueError(
+        f'pool {path}: {_COMPETITOR!r} is what the results call domain-adaptive transfer; name the model otherwise'
+      )
     if member.kind not in KINDS:
       raise ValueError(f"{label} has the unknown kind '{member.kind}'; known: {', '.join(KINDS)}")
     if (member.kind == 'adapter') != (member.backbone is not None):

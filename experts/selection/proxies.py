@@ -10,6 +10,7 @@ from scipy import stats
 from scipy.spatial import distance
 from sklearn import mixture
 
+from experts.selection import logme as logmes
 from experts.selection.evidence import Evidence
 from experts.selection.logme import logme
 
@@ -18,6 +19,27 @@ Proxy = Callable[[Evidence], float]
 # PARC compares all pairs; 5,000 samples make 12.5 million, about 1 GB.
 _MOST_FOR_PAIRS = 5_000
 _DISTORTION = 0.1
+
+
+def undefined(name: str, labels: np.ndarray, dimension: int, model: str) -> str:
+  """Why a proxy has no value of a model on a task, whatever the embeddings are: known before there are any.
+
+  Args:
+    name: of `PROXIES`.
+    labels: integers `[N]`.
+    dimension: of the embeddings.
+    model: the model's name, for the message.
+
+  Returns:
+    One line, or an empty one if it may have a value.
+  """
+  return _UNDEFINED[name](labels, dimension, model) if name in _UNDEFINED else ''
+
+
+def _refuse_undefined(name: str, evidence: Evidence) -> None:
+  labels = evidence.classes[evidence.labels]
+  if reason := undefined(name, labels, evidence.embeddings.shape[1], evidence.model):
+    raise ValueError(reason)
 
 
 def h_score(evidence: Evidence) -> float:
@@ -98,13 +120,7 @@ def parc(evidence: Evidence) -> float:
   Raises:
     ValueError: a single dimension, too many pairs, or all pairs alike.
   """
-  number, dimension = evidence.embeddings.shape
-  if dimension < 2:
-    raise ValueError(f'PARC correlates embeddings; those of {evidence.model} have one dimension')
-  if number > _MOST_FOR_PAIRS:
-    raise ValueError(
-      f'PARC compares all pairs; {number} samples are too many, give at most {_MOST_FOR_PAIRS}'
-    )
+  _refuse_undefined('parc', evidence)
   deviation = np.sqrt(np.square(evidence.centred).mean(axis=0))
   rows = evidence.centred / np.where(deviation > 0, deviation, 1)
   rows -= rows.mean(axis=1, keepdims=True)
@@ -112,11 +128,20 @@ def parc(evidence: Evidence) -> float:
   rows /= np.where(norms > 0, norms, 1)
   ranks = stats.rankdata(distance.squareform(-(rows @ rows.T), checks=False))
   apart = distance.pdist(evidence.labels[:, None], 'hamming')
-  if np.ptp(apart) == 0:
-    raise ValueError('PARC compares pairs within a class with others; every class has one image')
   if np.ptp(ranks) == 0:
     raise ValueError(f'PARC: all pairs of embeddings of {evidence.model} are equally far apart')
   return float(np.corrcoef(ranks, apart)[0, 1])
+
+
+def _parc_undefined(labels: np.ndarray, dimension: int, model: str) -> str:
+  number = len(labels)
+  if dimension < 2:
+    return f'PARC correlates embeddings; those of {model} have one dimension'
+  if number > _MOST_FOR_PAIRS:
+    return f'PARC compares all pairs; {number} samples are too many, give at most {_MOST_FOR_PAIRS}'
+  if len(np.unique(labels)) == number:
+    return 'PARC compares pairs within a class with others; every class has one image'
+  return ''
 
 
 def transrate(evidence: Evidence) -> float:
@@ -145,6 +170,7 @@ def gbc(evidence: Evidence) -> float:
   Raises:
     ValueError: a class has one image, or images of the same embedding, and so no variance.
   """
+  _refuse_undefined('gbc', evidence)
   coordinates = evidence.coordinates(64)
   size = coordinates.shape[1]
   means = evidence.class_means[:, :size]
@@ -153,16 +179,31 @@ def gbc(evidence: Evidence) -> float:
   flat = variances <= 1e-12 * evidence.eigenvalues[0] / len(coordinates)
   if flat.any():
     index = int(np.argmax(flat))
-    raise ValueError(
-      f'GBC needs the variance of each class; class {evidence.classes[index]} of {evidence.counts[index]} image(s) has none '
-      f'in {evidence.model}'
-    )
+    raise ValueError(_no_variance(evidence.classes[index], evidence.counts[index], evidence.model))
   pair = (variances[:, None] + variances) / 2
   apart = distance.cdist(means, means, 'sqeuclidean') / (8 * pair)
   apart += size / 2 * np.log(pair / np.sqrt(variances[:, None] * variances))
   np.fill_diagonal(apart, np.inf)
   return -float(np.exp(-apart).sum())
 
+
+def _gbc_undefined(labels: np.ndarray, dimension: int, model: str) -> str:
+  classes, counts = np.unique(labels, return_counts=True)
+  index = int(np.argmin(counts))
+  return '' if counts[index] > 1 else _no_variance(classes[index], 1, model)
+
+
+def _no_variance(label: int, images: int, model: str) -> str:
+  return (
+    f'GBC needs the variance of each class; class {label} of {images} image(s) has none in {model}'
+  )
+
+
+def _logme_undefined(labels: np.ndarray, dimension: int, model: str) -> str:
+  return logmes.undefined(len(labels), dimension, model)
+
+
+_UNDEFINED = {'logme': _logme_undefined, 'parc': _parc_undefined, 'gbc': _gbc_undefined}
 
 PROXIES: dict[str, Proxy] = {
   'h_score': h_score,

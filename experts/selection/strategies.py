@@ -74,8 +74,8 @@ def rank(members: Sequence[pool.Member], scores: np.ndarray, ties: str = 'order'
       experts), or 'parameters', the larger model, and of equal sizes the one that is listed first.
 
   Returns:
-    float64 `[M]`: 1, 2, … without gaps; NaN for models without a score and for randomly initialised networks, which are
-    controls.
+    float64 `[M]`: 1, 2, … without gaps; NaN for models without a score and for controls: untrained networks, experts on
+    random slices, and checkpoints of the baseline.
 
   Example:
     >>> baseline, expert = (pool.Member(*each, 'x', None, 9, 5, 2, 'f', 'h') for each in (('b', 'baseline'), ('e', 'full')))
@@ -86,8 +86,8 @@ def rank(members: Sequence[pool.Member], scores: np.ndarray, ties: str = 'order'
   if scores.shape != (len(members),):
     raise ValueError(f'{len(members)} models need as many scores, not {scores.shape}')
   second = {'order': lambda m: 0, 'parameters': lambda m: m.parameters}[ties]
-  control = np.array([member.kind == 'random' for member in members])
-  candidates = np.flatnonzero(~control & ~np.isnan(scores))
+  competes = np.array([member.competes for member in members])
+  candidates = np.flatnonzero(competes & ~np.isnan(scores))
   best_first = sorted(candidates, key=lambda i: (-scores[i], -second(members[i])))
   return _numbered(best_first, len(members))
 

@@ -99,6 +99,9 @@ def test_what_does_not_fit_is_looked_at_and_not_held():
   assert not held.memory.holds(np.arange(9), 12)
   assert held.memory.fits(np.arange(8), 12)
   assert not held.memory.fits(np.arange(9), 12)
+  held.memory.clear()
+  assert held.memory.fits(np.arange(9), 12)
+  np.testing.assert_array_equal(held.resized(1, 8), data.resized(1, 8))
 
 
 def test_all_faults_are_found_also_of_files_that_cannot_be_read():

@@ -169,7 +169,7 @@ def test_foreign_models_are_ranked_beside_our_own(made, select, tmp_path, monkey
     path, 'leep,knn', "--config.select.kinds=('callable',)", workdir=tmp_path / 'two'
   )
   assert done.returncode == 1
-  assert 'the strategy leep can score no model of the pool' in done.stderr
+  assert 'the strategy leep can score no model of the pool on task' in done.stderr
   commands.add(path, 'table', 'embeddings', str(folder / 'table.npz'), None, 7)
   done, _ = select(path, 'knn', workdir=tmp_path / 'three')
   assert done.returncode == 1

@@ -35,8 +35,8 @@ def test_good_files_are_read(tmp_path):
   ('old', 'new', 'reason'),
   [
     ('validation,0.5', 'validation,50', r'trials.csv line 2: accuracy 50.* is not in \[0, 1\]'),
-    ('test,0.82', 'test,', r'line 5: accuracy nan is not in \[0, 1\]'),
-    ('test,0.82', 'test,high', r'line 5: accuracy high is not in \[0, 1\]'),
+    ('test,0.82', 'test,high', 'trials.csv line 5: accuracy high is no number'),
+    ('0.4,60,1,test', '0.4,many,1,test', 'trials.csv line 5: steps many is no number'),
     ('test,0.82', 'train,0.82', "line 5: unknown split 'train'; known: validation, test"),
     ('digits,B,0.4,60,1', 'digit,B,0.4,60,1', "line 5: unknown task 'digit'; known: digits"),
     ('digits,B,0.4,60,1', 'digits,b,0.4,60,1', "line 5: unknown model 'b'; known: B, bird, dat"),

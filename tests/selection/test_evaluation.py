@@ -187,7 +187,6 @@ def _percent(trials):
     (lambda s: s.assign(rank=1), None, "ranks of task 'a', strategy 'knn' are not 1 to 4"),
     (None, lambda t: t.drop(columns='accuracy'), 'trials lack the columns accuracy; they have: task, model, lr'),
     (None, _percent, r"accuracy 50.0 of task 'a', model 'b' is not in \[0, 1\]; divide percentages by 100"),
-    (None, lambda t: t.assign(accuracy=np.nan), r"accuracy nan of task 'a', model 'b' is not in"),
     (None, lambda t: t.assign(model=t.model.replace('e', 'x')), "trials of task 'a' name models without scores: x"),
     (None, lambda t: t.assign(task='c'), "trials have the task 'c', scores have not; theirs: a, b"),
     (None, lambda t: t[t.split == 'validation'], "no row of the split 'test', only of: validation"),
@@ -199,3 +198,45 @@ def test_faults_of_foreign_tables_are_named_in_one_line(scores, trials, message)
   with pytest.raises(ValueError, match=message) as error:
     evaluation.join((scores or keep)(_scores()), (trials or keep)(_trials()))
   assert '\n' not in str(error.value)
+
+
+def test_runs_that_diverged_are_as_if_they_were_not_there():
+  trials = _trials()
+  lost = pd.DataFrame(
+    {'task': 'a', 'model': 'e', 'split': 'test', 'accuracy': [np.nan, np.nan], 'seed': [70, 71]}
+  )
+  pd.testing.assert_frame_equal(_table(pd.concat([trials, lost])), _table(trials))
+  # All runs of a model: it was not fine-tuned.
+  gone = trials.assign(accuracy=trials.accuracy.where(trials.model != 'e'))
+  pd.testing.assert_frame_equal(_table(gone), _table(trials[trials.model != 'e']))
+
+
+def test_controls_are_never_ranked_nor_the_best_whatever_the_file_says():
+  scores = _scores()
+  controls = scores[scores.model == 'e'].assign(model='c', score=9.0)
+  kinds = ('random', 'checkpoint', 'control')
+  many = [controls.assign(model=f'{kind} one', kind=kind) for kind in kinds]
+  trials = _trials()
+  of_e = trials[trials.model == 'e'].assign(accuracy=1.0)
+  more = pd.concat([trials, *(of_e.assign(model=f'{kind} one') for kind in kinds)])
+  # As files of older runs have it, where checkpoints and random slices had ranks.
+  every = pd.concat([scores, *many], ignore_index=True)
+  every['rank'] = every.groupby(['task', 'strategy']).score.rank(method='first', ascending=False)
+  joined = evaluation.join(every, more)
+  assert joined[joined.kind.isin(kinds)]['rank'].isna().all()
+  assert joined[joined.kind.isin(kinds)].accuracy.min() >= 0.1
+  alone = evaluation.regrets(evaluation.join(scores, trials))
+  found = evaluation.regrets(joined)
+  pd.testing.assert_frame_equal(
+    found.sort_values(['task', 'strategy', 'budget'], ignore_index=True),
+    alone.sort_values(['task', 'strategy', 'budget'], ignore_index=True),
+  )
+
+
+def test_models_that_can_only_be_ranked_cost_no_budget():
+  scores = _scores()
+  opaque = scores[scores.model == 'e'].assign(model='api', kind='callable', score=9.0)
+  with_api = evaluation.regrets(
+    evaluation.join(pd.concat([scores, opaque], ignore_index=True), _trials())
+  )
+  pd.testing.assert_frame_equal(with_api, evaluation.regrets(evaluation.join(scores, _trials())))

@@ -1,0 +1,167 @@
+"""The models that a task may choose from, what is known of them, and the images that they are shown."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from experts.data import batches
+from experts.data import hierarchy as hierarchies
+from experts.phases import members, tasks
+from experts.selection import cache, embed, networks, pool
+
+
+def pool_path(config: members.Config, workdir: str) -> str:
+  """The pool that the config names, or the workdir's own, which experts make of it."""
+  own = not config.pool or 'experts' in config.phases
+  return f'{workdir}/pool.json' if own else os.path.expanduser(config.pool)
+
+
+def labels_file(weights: str) -> str:
+  """Where the names of the outputs of a baseline's head are, and the is-a graph over them."""
+  return f'{os.path.splitext(weights)[0]}.labels.json'
+
+
+class Candidates:
+  """A pool's models that pass the config's filters."""
+
+  def __init__(self, config: members.Config, workdir: str):
+    """Reads the pool.
+
+    Raises:
+      FileNotFoundError: no pool.
+      ValueError: it is damaged, no model passes the filters, or only controls do.
+    """
+    path, section = pool_path(config, workdir), config.select
+    self.folder = os.path.dirname(path)
+    self.settings = pool.read_model(path)
+    self.model = members.make_model(self.settings) if self.settings else None
+    self.members = pool.filter(
+      pool.read(path),
+      section.max_parameters,
+      section.max_dimension,
+      section.upstream,
+      section.kinds,
+    )
+    if not self.competing:
+      kinds = ', '.join(sorted({member.role for member in self.members}))
+      raise ValueError(
+        f'pool {path}: the {len(self.members)} models that pass config.select are controls ({kinds}), which are compared '
+        'with, but never chosen'
+      )
+    # Upstream data -> the hierarchy of its labels, in the order of the heads' outputs.
+    self.labels = {}
+    for member in self.members:
+      file = os.path.join(self.folder, labels_file(member.weights))
+      if member.kind == 'baseline' and os.path.exists(file):
+        with open(file, encoding='utf-8') as source:
+          written = json.load(source)
+        self.labels[member.upstream] = hierarchies.from_edges(written['edges'], written['classes'])
+
+  @property
+  def competing(self) -> list[pool.Member]:
+    """Those that may be chosen."""
+    return [member for member in self.members if member.competes]
+
+  def nothing(self) -> np.ndarray:
+    """Scores [M] of which none is known."""
+    return np.full(len(self.members), np.nan)
+
+  def offers(self, workdir: str) -> set[str]:
+    """What strategies may need that is there."""
+    found, able = {'embeddings', 'labels'}, self.competing
+    if any(m.imagenet_accuracy is not None or m.images for m in able):
+      found.add('metadata')
+    # A callable may give probabilities too: it turns out when it is called.
+    if any(m.kind not in ('embeddings', 'saved_model') for m in able):
+      found.add('head')
+    if self.labels and any(m.labels for m in able):
+      found.add('priors')
+    if os.path.exists(f'{self.folder}/domain_predictor.json'):
+      found.add('predictor')
+    if os.path.exists(f'{workdir}/trials.csv'):
+      found.add('trials')
+    return found
+
+  def mine(self) -> list[pool.Member]:
+    """The share of this process: whole units, so that what shares a backbone stays together."""
+    units = networks.units(self.members, jax.local_device_count())
+    return [m for unit, _ in units[jax.process_index() :: jax.process_count()] for m in unit]
+
+  def leaves(self, member: pool.Member) -> int | None:
+    """Outputs of a head that are classes; those of the nodes above them come behind."""
+    tree = self.labels.get(member.upstream)
+    return tree.num_leaves if tree and member.kind in pool.NETWORKS else None
+
+  def embed(
+    self,
+    config: members.Config,
+    models: Sequence[pool.Member],
+    images: Sequence[embed.Images],
+    kept: cache.Cache | None,
+    with_logits: bool = False,
+  ) -> Iterable[embed.Embedded]:
+    return embed.embed_pool(
+      models, self.folder, images, self.settings, self.model,
+      config.run.evaluation_batch, kept, with_logits,
+    )  # fmt: skip
+
+
+class Look(NamedTuple):
+  """What selection looks at of a task.
+
+  Attributes:
+    task: with the images to look at as its training images.
+    rows: which they are of all of the task's; None: all.
+    whole: how many the task has.
+  """
+
+  task: tasks.Task
+  rows: np.ndarray | None
+  whole: int
+
+
+def look(config: members.Config, task: tasks.Task) -> Look:
+  """All of a task's training images, or `config.select.images` of them, evenly at random ([EXP] App. C.1)."""
+  number, whole = config.select.images, len(task.all)
+  if not number or number >= whole:
+    return Look(task, None, whole)
+  rng = np.random.default_rng(members.seed_of(config, 'select', task.name))
+  rows = np.sort(rng.choice(whole, number, replace=False))
+  return Look(tasks.take(task, rows), rows, whole)
+
+
+def images_of(config: members.Config, shown: Look, folder: str = '') -> embed.Images:
+  """A task's images, decoded when a model wants them; between models they wait in `folder`, if given, else in memory."""
+  task = shown.task
+
+  def decode(size, resize):
+    pixels, at = np.empty((len(task.all), size, size, 3), np.uint8), 0
+    transform = members.eval_transform(size, resize)
+    for part in batches.eval_batches(task.train, task.all, transform, min(len(task.all), 256)):
+      found = part['image'][part['mask']]
+      pixels[at : at + len(found)] = found
+      at += len(found)
+    return pixels
+
+  known = task.train.identify()
+  indices = hashlib.sha256(task.all.astype(np.int64)).hexdigest()
+  return embed.Images(
+    task.name,
+    len(task.all),
+    decode,
+    known and f'{known} {indices}',
+    shown.rows,
+    shown.whole,
+    folder,
+  )
+
+
+def open_cache(config: members.Config) -> cache.Cache | None:
+  """Where embeddings are kept between runs, if anywhere."""
+  folder = config.run.embedding_cache
+  return cache.Cache(os.path.expanduser(folder)) if folder else None
