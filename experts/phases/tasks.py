@@ -2,6 +2,7 @@
 
 import dataclasses
 import fnmatch
+import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -55,6 +56,7 @@ def load_all(
       config.tasks, config.data_dir, config.seed, config.image.undecodable, sides, _of_all_hosts, looking.begin,
     )  # fmt: skip
     looking.end()
+    _refuse_other_images(found)
     if hosts.first():
       _say(config, found)
     _opened[key] = found
@@ -230,6 +232,24 @@ def _of_all_hosts(faults: list[check.Fault]) -> list[check.Fault]:
       where = f' (process {process})' if process else ''
       found.setdefault((name, split, index), f'{why}{where}')
   return [(*place, why) for place, why in sorted(found.items())]
+
+
+def _refuse_other_images(found: Sequence[Task]) -> None:
+  """Ends all processes of a job where the images of one are others, or drawn otherwise: they would train apart."""
+  mine = {task.name: _digest(task) for task in found}
+  first, *others = hosts.gather(mine)
+  for process, other in enumerate(others, 1):
+    if differing := [name for name in first if other.get(name) != first[name]]:
+      raise ValueError(
+        f'task {differing[0]!r}: process {process} reads other images than process 0: give all hosts the same copy'
+      )
+
+
+def _digest(task: Task) -> str:
+  digest = hashlib.sha256()
+  for dataset, indices in (task.part(part) for part in splits.PARTS):
+    digest.update(np.stack([indices, dataset.labels[indices]]).astype(np.int64).tobytes())
+  return digest.hexdigest()
 
 
 def _say(config, found: Sequence[Task]) -> None:

@@ -134,7 +134,7 @@ def test_the_official_validation_split_is_kept(pets):
   task = tasks.load('pets', config.tasks.pets, str(pets), seed=5)
   assert task.metric == 'mean_per_class'
   for indices, split in ((task.fit, 'train'), (task.validation, 'validation')):
-    assert all(f'pets:{split}/' in task.train.where(i) for i in indices)
+    assert all(f'pets/{split}/' in task.train.where(i) for i in indices)
   assert np.bincount(task.train.labels[task.fit]).tolist() == [8, 8, 8]
   assert np.bincount(task.train.labels[task.validation]).tolist() == [4, 4, 4]
   assert len(task.test_indices) == 20

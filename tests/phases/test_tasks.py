@@ -135,17 +135,19 @@ print(sorted(task.train.where(i).rpartition('/task/')[2] for i in task.all), len
 """
 
 
-@pytest.mark.parametrize('undecodable', ['raise', 'skip'])
-def test_hosts_of_which_one_has_a_bad_file_do_the_same(tmp_path, undecodable):
+@pytest.mark.parametrize('undecodable', ['raise', 'skip', 'more'])
+def test_hosts_of_which_one_has_a_bad_file_or_more_files_do_the_same(tmp_path, undecodable):
+  more = undecodable == 'more'
   for process in ('0', '1'):
-    _folder(tmp_path / process, {'a': 10, 'b': 10})
-  (tmp_path / '1/task/b/4.png').write_bytes(b'')
+    _folder(tmp_path / process, {'a': 10, 'b': 11 if more and process == '1' else 10})
+  if not more:
+    (tmp_path / '1/task/b/4.png').write_bytes(b'')
   with socket.socket() as free:
     free.bind(('localhost', 0))
     port = free.getsockname()[1]
   started = [
     subprocess.Popen(
-      [sys.executable, '-c', _OF_TWO, str(tmp_path), undecodable],
+      [sys.executable, '-c', _OF_TWO, str(tmp_path), 'raise' if more else undecodable],
       cwd=ROOT,
       env={
         **os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_COORDINATOR_ADDRESS': f'localhost:{port}',
@@ -156,7 +158,10 @@ def test_hosts_of_which_one_has_a_bad_file_do_the_same(tmp_path, undecodable):
     for process in ('0', '1')
   ]  # fmt: skip
   (first, errors), (second, _) = (each.communicate() for each in started)
-  if undecodable == 'raise':
+  if more:
+    assert [each.returncode for each in started] == [1, 1]
+    assert "task 't': process 1 reads other images than process 0" in errors
+  elif undecodable == 'raise':
     assert [each.returncode for each in started] == [1, 1]
     assert f'{tmp_path}/1/task/b/4.png' in errors
     assert '(process 1)' in errors
