@@ -56,7 +56,7 @@ def read(data: bytes) -> Header:
     if magic.match(data):
       try:
         return parse(data)
-      except (LookupError, struct.error, ValueError) as error:
+      except (ArithmeticError, LookupError, struct.error, ValueError) as error:
         raise ValueError('is cut off or garbled') from error
   if data[:512].lstrip().lower().startswith((b'<!doctype', b'<html', b'<?xml', b'<head')):
     raise ValueError('is a web page or other text, no image')
@@ -244,7 +244,7 @@ def orientation(exif: bytes) -> int:
   """The orientation that EXIF data (a TIFF) tells, 1 to 8; 1 where it tells none."""
   try:
     value = _directory(exif).get(274, (1,))[0]
-  except (LookupError, struct.error):
+  except (ArithmeticError, LookupError, struct.error):
     return 1
   return value if 1 <= value <= 8 else 1
 

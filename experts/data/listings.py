@@ -1,6 +1,7 @@
 """Every file in a folder, a tar or a zip archive, and how to read it; nothing is unpacked to disk."""
 
 import collections
+import contextlib
 import dataclasses
 import errno
 import functools
@@ -127,7 +128,8 @@ def read_folder(root: str) -> Listing:
     folders.add(parts)
     passed[SYSTEM_FILES] += sum(map(_count, left))
     for entry in entries:
-      if entry.is_file() or not os.path.exists(entry.path):
+      # A dangling link is an image that cannot be read.
+      if _is_file(entry) or not os.path.exists(entry.path):
         files.append(_on_disk((*parts, entry.name), entry.path))
       else:
         passed['pipes, sockets or devices'] += 1
@@ -165,11 +167,25 @@ def _walk(
       continue
     left = [entry for entry in entries if is_system(entry.name)]
     entries = [entry for entry in entries if not is_system(entry.name)]
-    folders = [entry for entry in entries if entry.is_dir()]
-    yield parts, [entry for entry in entries if not entry.is_dir()], left
+    folders, others = [], []
+    for entry in entries:
+      (folders if _is_folder(entry) else others).append(entry)
+    yield parts, others, left
     for entry in reversed(folders):
       if not entry.is_symlink() or _identity(entry.path) not in within:
         todo.append((entry.path, (*parts, entry.name), within))
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+  with contextlib.suppress(OSError):  # of a link to itself
+    return entry.is_dir()
+  return False
+
+
+def _is_file(entry: os.DirEntry) -> bool:
+  with contextlib.suppress(OSError):
+    return entry.is_file()
+  return False
 
 
 def _identity(path: str | os.PathLike) -> tuple[int, int]:

@@ -324,9 +324,12 @@ def test_links_in_circles_end(tmp_path):
   (root / 'a' / 'up').symlink_to(tmp_path)
   (root / 'a' / 'b').symlink_to(root / 'b')
   (root / 'b' / 'a').symlink_to(root / 'a')
+  (root / 'b' / 'itself.png').symlink_to(root / 'b' / 'itself.png')
   data = open_dataset(f'images:{root}', 'train')
-  assert (len(data), data.class_names) == (2, ('a', 'b'))
-  assert data.intake.left_out == {'in a folder below a class': 2}
+  assert (len(data), data.class_names) == (3, ('a', 'b'))
+  assert data.intake.left_out['in a folder below a class'] == 3
+  with pytest.raises(UndecodableImage, match=r'itself\.png: .*Too many levels of symbolic links'):
+    data.image(2)
 
 
 _FOLDERS = ('train', 'Test', 'val', 'red', 'blue', '@eaDir', '.git', 'a', 'b')

@@ -296,6 +296,7 @@ def test_an_image_that_is_cut_anywhere_is_refused(form):
     (b'  <!DOCTYPE html>', 'it is a web page or other text'),
     (b'\0' * 100, 'it is no image of a known format'),
     (b'\xff\xd8\xff\xe0', 'it is cut off or garbled'),
+    (b'II+\0\x08\0\0\0' + b'\xff' * 8, 'it is cut off or garbled'),
     (b'\0\0\0\x18ftypheic' + bytes(200), 'it is cut off or garbled'),
   ],
 )
