@@ -136,8 +136,8 @@ def _overview(results: Results) -> Part:
     ),
   )
   scores = results.tables.scores
-  if not ((scores.strategy == results.strategy) & scores['rank'].notna()).any():
-    return dataclasses.replace(part, lacking=_no_rank(results))
+  if lacking := _no_rank(results):
+    return dataclasses.replace(part, lacking=lacking)
   table = tables.report_table(
     scores, results.trials, results.strategy, results.budget, results.groups
   )
@@ -157,15 +157,18 @@ def _ranking(results: Results) -> Part:
     'chosen: the best three of the untrained networks, the checkpoints of the baseline and the experts on random slices. '
     'scores.csv has all.',
   )
+  if lacking := _no_rank(results):
+    return dataclasses.replace(part, lacking=lacking)
   table = tables.ranking(results.tables.scores, results.strategy, _RANKED, controls=3)
-  if table.empty:
-    return dataclasses.replace(part, lacking=_no_rank(results))
   # Of accuracies there are intervals.
   percent = [c.removesuffix(' low') for c in table if c.endswith(' low')]
   return dataclasses.replace(part, table=table, percent=percent)
 
 
 def _no_rank(results: Results) -> str:
+  scores = results.tables.scores
+  if ((scores.strategy == results.strategy) & scores['rank'].notna()).any():
+    return ''
   return f"no model has a rank of the strategy '{results.strategy}': run the phase 'select' with it"
 
 

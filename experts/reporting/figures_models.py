@@ -160,7 +160,9 @@ def controls(scores: pd.DataFrame, members: pd.DataFrame, path: str | os.PathLik
     members: model, slice, images.
     path: PNG to write.
   """
-  data = _knn(scores).merge(members[['model', 'slice', 'images']], on='model')
+  # Of the model's images, not of those that it was scored on.
+  data = _knn(scores)[['task', 'model', 'kind', 'score']]
+  data = data.merge(members[['model', 'slice', 'images']], on='model')
   data = data[data.kind.isin(['full', 'adapter', 'control']) & data.slice.notna()]
   data = data.assign(control=(data.kind == 'control') | data.slice.str.startswith(_RANDOM_SLICE))
   if not data.control.any() or data.control.all():

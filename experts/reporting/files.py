@@ -34,7 +34,7 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
     ValueError: not a table, or no number where one must be; names the line.
   """
   name = os.path.basename(path)
-  with open(path, newline='', encoding='utf-8', errors='surrogateescape') as file:
+  with open(path, newline='', encoding='utf-8') as file:
     header = next(csv.reader(file), [])
   text = {column for column in header if column in TEXT or column == _METRIC}
   try:
@@ -43,7 +43,6 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
       dtype=dict.fromkeys(text, str),
       keep_default_na=False,
       na_values={column: [''] if column in text else ['', 'nan', 'NaN'] for column in header},
-      encoding_errors='surrogateescape',
     )
   except (pd.errors.ParserError, pd.errors.EmptyDataError) as error:
     raise ValueError(f'{name}: {str(error).strip()}') from error
@@ -63,5 +62,5 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
 
 def write(frame: pd.DataFrame, path: str | os.PathLike) -> None:
   """Writes a table that appears under its name only when it is complete."""
-  frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g', errors='surrogateescape')
+  frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g')
   os.replace(f'{path}.tmp', path)

@@ -63,8 +63,9 @@ def report_table(
 def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Series:
   """The row of the model that a strategy chooses: of the first `budget` by rank, the best on validation.
 
-  Models that can only be ranked cost no budget; where there are no others, the first of them is the choice. As long as one
-  that the budget pays for was not fine-tuned, the choice is open, and it is that one's row.
+  Models that can only be ranked cost no budget; where there are no others, or nothing was fine-tuned on the task, the first
+  by rank is the choice. As long as one that the budget pays for was not fine-tuned, the choice is open, and it is that one's
+  row.
 
   Args:
     scores: task, model, kind, rank; the rows of one task and one strategy, or of a part of the pool.
@@ -79,7 +80,7 @@ def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Se
     raise ValueError(f"task '{scores.task.iloc[0]}' has no model with a rank")
   trials = trials[trials.task == ranked.task.iloc[0]]
   tried = ranked[~ranked.kind.isin(outcomes.OPAQUE) | ranked.model.isin(trials.model)][:budget]
-  if tried.empty:
+  if tried.empty or trials.empty:
     return ranked.iloc[0]
   best = trials[trials.split == 'validation'].groupby('model').accuracy.max()
   if len(still_open := tried[~tried.model.isin(best.index)]):

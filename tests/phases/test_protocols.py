@@ -89,6 +89,7 @@ def test_natural_six_are_cropped_as_in_the_paper():
     'pets'
   }
   assert (config.transfer.crop, config.transfer.flip) == ('random', True)
+  assert config.select.images == 1000
   assert (transfer.numbers(config), transfer.numbers(vtab_knn.get_config())) == ((1, 30), (10, 3))
 
 

@@ -75,3 +75,17 @@ def test_other_strategies_choose_by_their_own_ranks():
 def test_unknown_strategy_lists_those_with_ranks():
   with pytest.raises(ValueError, match="no ranks of the strategy 'x'; there are: knn, linear"):
     picks.picks(_scores(), 'x')
+
+
+def test_picks_hold_the_budget():
+  trials = pd.DataFrame(
+    [('a', 'BiT', 'validation', 0.5), ('a', 'bird', 'validation', 0.6)],
+    columns=['task', 'model', 'split', 'accuracy'],
+  )
+  chosen = lambda budget: (
+    picks.picks(_scores(), 'knn', trials, budget).set_index(['task', 'pool']).chosen
+  )
+  assert chosen(1)['a', 'all'] == 'BiT'
+  assert chosen(2)['a', 'all'] == 'bird'
+  # Of a task where nothing was fine-tuned, the first by rank.
+  assert chosen(2)['b', 'all'] == 'bird'

@@ -195,3 +195,50 @@ def test_bad_tasks_are_refused(tmp_path, old, new, reason):
   path.write_text(_TASKS.replace(old, new, 1))
   with pytest.raises(ValueError, match=reason):
     results.read_tasks(path)
+
+
+@pytest.mark.parametrize(
+  ('old', 'new', 'rows'),
+  [
+    # A retrained model, a trial of the sweep, and a whole sweep.
+    ('test,0.82', 'test,', 6),
+    ('validation,0.5', 'validation,nan', 6),
+    ('validation,0.7\ndigits,dat,0.4,60,0,test,0.7', 'validation,\ndigits,dat,0.4,60,0,test,', 6),
+  ],
+)
+def test_runs_that_diverged_have_no_accuracy(tmp_path, old, new, rows):
+  assert old in _TRIALS
+  table = _read(tmp_path, _TRIALS.replace(old, new, 1))
+  assert len(table) == rows
+  assert table.accuracy.isna().any()
+
+
+def test_settings_that_diverged_are_not_the_best(tmp_path):
+  with pytest.raises(
+    ValueError, match=r'line 4: .*best on validation is lr 0.1, steps 60 \(line 2\)'
+  ):
+    _read(tmp_path, _TRIALS.replace('validation,0.7', 'validation,', 1))
+
+
+@pytest.mark.parametrize('column', ['task', 'model', 'strategy'])
+def test_rows_without_a_name_are_refused(tmp_path, column):
+  place = 'digits,bird,full,knn'
+  parts = dict(zip(('task', 'model', 'kind', 'strategy'), place.split(','), strict=True)) | {
+    column: ''
+  }
+  with pytest.raises(ValueError, match=f'scores.csv line 3: no {column}'):
+    _read(tmp_path, scores=_SCORES.replace(place, ','.join(parts.values())))
+
+
+def test_tasks_that_the_tables_could_not_tell_are_refused(tmp_path):
+  with pytest.raises(ValueError, match="cannot be named 'x' and 'x low'"):
+    results.check_tasks(['x', 'y', 'x low'])
+  with pytest.raises(ValueError, match="cannot be named 'method'"):
+    _read(tmp_path, scores=_SCORES.replace('digits', 'method'))
+  results.check_tasks(['x low', 'low', ' low', 'natural'])
+
+
+def test_experts_on_random_slices_are_controls_in_older_files_too(tmp_path):
+  path = tmp_path / 'scores.csv'
+  path.write_text(_SCORES + 'digits,full:random like bird,full,knn,0.9\n')
+  assert results.read_scores(path).kind.tolist() == ['baseline', 'full', 'control']

@@ -257,3 +257,48 @@ def test_intervals_are_of_the_bootstrap():
   table = _summarise({'a': values}, {})
   low, high = statistics.bootstrap(values, resamples=40_000, seed=3)
   assert (table.low['a'], table.high['a']) == pytest.approx((low, high), abs=0.03)
+
+
+def test_methods_hold_the_budget_and_controls_have_methods_of_their_own():
+  scores = pd.DataFrame(
+    [
+      ('t', 'api', 'callable', 'knn', 0.9, 1),
+      ('t', 'a', 'full', 'knn', 0.8, 2),
+      ('t', 'b', 'full', 'knn', 0.7, 3),
+      ('t', 'B', 'baseline', 'knn', 0.6, 4),
+      ('t', 'like a', 'control', 'knn', 0.5, _NAN),
+      ('t', 'like b', 'control', 'knn', 0.95, _NAN),
+      ('t', 'B@4', 'checkpoint', 'knn', 0.99, _NAN),
+    ],
+    columns=['task', 'model', 'kind', 'strategy', 'score', 'rank'],
+  )
+  members = pd.DataFrame({'model': scores.model}).assign(upstream='u')
+  trials = pd.DataFrame(
+    [('t', m, 'validation', v) for m, v in (('a', 0.5), ('b', 0.6), ('B', 0.9), ('like a', 0.9))],
+    columns=['task', 'model', 'split', 'accuracy'],
+  )
+  found = lambda budget: (
+    summary.methods(scores, members, trials, budget).set_index('method').model.to_dict()
+  )
+  assert found(1) == {
+    'Baseline': 'B', 'Full (kNN)': 'a', 'All Experts (kNN)': 'a', 'All Models (kNN)': 'a',
+    # The best of those that were fine-tuned; no checkpoint was.
+    'Control: random slices (kNN)': 'like a',
+  }  # fmt: skip
+  two = found(2)
+  assert (two['Full (kNN)'], two['All Models (kNN)']) == ('b', 'b')
+  # The third of the full experts' part of the pool is the baseline.
+  assert found(3)['Full (kNN)'] == 'B'
+
+
+@pytest.mark.parametrize('cluster', [False, True])
+def test_runs_that_diverged_do_not_count(cluster):
+  runs = {'t': [0.5, 0.6, _NAN, 0.7], 'u': [_NAN, _NAN], 'v': [0.5, 0.5]}
+  table = _summarise(runs, {}, cluster=cluster)
+  assert table.value['t'] == pytest.approx(0.6)
+  assert table.runs['t'] == 3
+  assert np.isnan(table.value['u'])
+  assert table.runs['u'] == 0
+  assert np.isnan(table.value['other tasks'])
+  # Selections of which one has lost a run are no longer of one size.
+  assert np.isnan(table.low['t']) == cluster

@@ -189,3 +189,75 @@ def test_of_those_tried_under_a_budget_the_best_on_validation_is_chosen():
   # Ranks: greek, base, arrow; the random network has none.
   chosen = [tables.choose(part, sweeps, budget).model for budget in (1, 2, 3)]
   assert chosen == ['full:greek', 'base', 'full:arrow']
+
+
+def _ranked(*models) -> pd.DataFrame:
+  rows = [('t', model, kind, rank) for rank, (model, kind) in enumerate(models, 1)]
+  return pd.DataFrame(rows, columns=['task', 'model', 'kind', 'rank'])
+
+
+def _swept(**accuracies) -> pd.DataFrame:
+  rows = [('t', model, i, 'validation', a) for i, (model, a) in enumerate(accuracies.items())]
+  return _trials(rows)
+
+
+@pytest.mark.parametrize(
+  ('kinds', 'swept', 'budget', 'chosen'),
+  [
+    ({'a': 'full', 'b': 'full', 'c': 'full'}, {'a': 0.5, 'b': 0.6, 'c': 0.9}, 1, 'a'),
+    # The better of two; the third, better still, is not paid for.
+    ({'a': 'full', 'b': 'full', 'c': 'full'}, {'a': 0.5, 'b': 0.6, 'c': 0.9}, 2, 'b'),
+    ({'a': 'full', 'b': 'full'}, {'a': 0.6, 'b': 0.6}, 2, 'a'),
+    # What can only be ranked costs no budget.
+    ({'x': 'callable', 'a': 'full', 'b': 'full'}, {'a': 0.5, 'b': 0.6}, 2, 'b'),
+    ({'x': 'callable', 'a': 'full', 'b': 'full'}, {'a': 0.5, 'b': 0.6}, 1, 'a'),
+    # Unless somebody did fine-tune it.
+    ({'x': 'callable', 'a': 'full'}, {'x': 0.5, 'a': 0.6}, 1, 'x'),
+    ({'x': 'callable', 'y': 'embeddings'}, {}, 2, 'x'),
+    ({'x': 'callable', 'a': 'full'}, {}, 2, 'x'),
+    # As long as the second was not tried, the choice is open.
+    ({'a': 'full', 'b': 'full'}, {'a': 0.5}, 2, 'b'),
+    # What diverged is never chosen, but where all did.
+    ({'a': 'full', 'b': 'full'}, {'a': np.nan, 'b': 0.1}, 2, 'b'),
+    ({'a': 'full', 'b': 'full'}, {'a': np.nan, 'b': np.nan}, 2, 'a'),
+  ],
+)
+def test_the_choice_under_a_budget(kinds, swept, budget, chosen):
+  assert tables.choose(_ranked(*kinds.items()), _swept(**swept), budget).model == chosen
+
+
+def test_the_ranking_lists_the_first_the_baseline_and_controls():
+  scores = pd.DataFrame(
+    [
+      ('t', 'a', 'full', 'knn', 0.9, 1),
+      ('t', 'b', 'full', 'knn', 0.8, 2),
+      ('t', 'base', 'baseline', 'knn', 0.5, 3),
+      ('t', 'like a', 'control', 'knn', 0.95, np.nan),
+      ('t', 'init', 'random', 'knn', 0.1, np.nan),
+      ('t', 'lost', 'full', 'knn', np.nan, np.nan),
+      ('t', 'a', 'full', 'logme', -1.5, 1),
+    ],
+    columns=['task', 'model', 'kind', 'strategy', 'score', 'rank'],
+  ).assign(low=lambda t: t.score - 0.1, high=lambda t: t.score + 0.1)
+  table = tables.ranking(scores, 'knn', 1, controls=1)
+  assert table.model.tolist() == ['a', 'base', 'like a']
+  assert table['rank'].tolist() == [1, 3, pd.NA]
+  assert tables.ranking_to_terminal(table).splitlines()[2].split() == [
+    't', '1', 'a', 'full', '90.0', '80.0', 'to', '100.0'
+  ]  # fmt: skip
+  # What is no share is no percentage.
+  (line,) = tables.ranking_to_terminal(
+    tables.ranking(scores.drop(columns=['low', 'high']), 'logme', 5)
+  ).splitlines()[2:]
+  assert line.split() == ['t', '1', 'a', 'full', '-1.5']
+
+
+def test_controls_are_neither_chosen_nor_the_best_by_hindsight():
+  scores = _SCORES[_SCORES.task == 'digits'].copy()
+  trials = _TRIALS
+  for kind in ('checkpoint', 'control'):
+    row = scores.iloc[[1]].assign(model=kind, kind=kind, score=0.99, rank=np.nan)
+    scores = pd.concat([scores, row])
+    trials = pd.concat([trials, _trials([('digits', kind, 0, 'test', 1.0)])])
+  with_controls = tables.report_table(scores, trials)
+  assert with_controls.equals(tables.report_table(_SCORES[_SCORES.task == 'digits'], _TRIALS))

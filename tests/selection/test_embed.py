@@ -386,3 +386,41 @@ def test_halving_embeds_parts_of_the_images(folder):
       expected = score(i, whole[member.name, 'a'][0][order], labels[order])
       np.testing.assert_allclose(found.scores[i], expected, rtol=1e-4)
   assert decoders[0].calls == [(16, 0)]
+
+
+def test_images_of_many_tasks_wait_on_disk(folder, tmp_path):
+  """What a task's images take between models is room on disk, which nothing has to clear up."""
+  decoders, held = _tasks('ab')
+  waiting = [
+    embed.Images(task.name, _COUNT, decoder, folder=str(tmp_path))
+    for task, decoder in zip(held, decoders, strict=True)
+  ]
+  for mine, theirs in zip(waiting, held, strict=True):
+    assert isinstance(mine.pixels(_SIZE, 0), np.memmap)
+    np.testing.assert_array_equal(mine.pixels(_SIZE, 0), theirs.pixels(_SIZE, 0))
+    part = mine.take(np.array([7, 2])).pixels(_SIZE, 0)
+    np.testing.assert_array_equal(part, theirs.pixels(_SIZE, 0)[[7, 2]])
+  # Once for those on disk and once for those in memory.
+  assert [len(decoder.calls) for decoder in decoders] == [2, 2]
+  assert not list(tmp_path.iterdir())
+  members = [m for m in pool.read(folder / 'pool.json') if m.kind in ('callable', 'embeddings')]
+  found, expected = _run(folder, waiting, members), _run(folder, held, members)
+  for key, (embeddings, _) in expected.items():
+    np.testing.assert_array_equal(found[key][0], embeddings)
+
+
+def test_tables_give_the_embeddings_of_the_images_that_are_looked_at(folder):
+  members = [m for m in pool.read(folder / 'pool.json') if m.kind == 'embeddings']
+  table = np.load(folder / 'table.npz')['a'].astype(np.float32)
+  some = embed.Images('a', 3, _Decoder(), rows=np.array([1, 4, 7]), whole=_COUNT)
+  np.testing.assert_array_equal(_run(folder, [some], members)['table', 'a'][0], table[[1, 4, 7]])
+  fewer = some.take(np.array([2, 0]))
+  np.testing.assert_array_equal(_run(folder, [fewer], members)['table', 'a'][0], table[[7, 1]])
+  whole = embed.Images('a', _COUNT, _Decoder()).take(np.array([3]))
+  assert _run(folder, [whole], members[:0]) == {}
+  assert whole.rows.tolist() == [3]
+  other = embed.Images('a', 3, _Decoder(), rows=np.array([1, 4, 7]), whole=99)
+  with pytest.raises(
+    ValueError, match=r"table.npz has 10 embeddings of the task 'a', which has 99 i"
+  ):
+    _run(folder, [other], members)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from experts.selection import commands, embed, pool
+from experts.selection import commands, embed, foreign, pool
 
 
 def test_a_saved_model_sees_images_from_0_to_1(tmp_path):
@@ -50,3 +50,14 @@ def test_a_saved_model_sees_images_from_0_to_1(tmp_path):
     file.write(b'\0')
   with pytest.raises(ValueError, match="called: not the weights that the pool lists for 'called'"):
     run()
+
+
+def test_what_a_function_does_to_its_images_no_other_sees():
+  def spoil(images):
+    images[:] = 0
+    return images[:, 0, 0, :2].astype(np.float32)
+
+  pixels = np.full((5, 4, 4, 3), 7, np.uint8)
+  member = pool.Member('m', 'callable', '', None, 0, 0, 2, 'x:y', '', size=4)
+  foreign.embed(member, spoil, pixels, 2)
+  assert (pixels == 7).all()
