@@ -77,6 +77,12 @@ def open_tasks(
     }
     for task in looked
   }
+  seen = {
+    task.name: look.confirm(
+      {part: (task.part(part)[0], own) for part, own in seen[task.name].items()}
+    )
+    for task in looked
+  }
   faults = agree(
     [
       (task.name, part, index, why)

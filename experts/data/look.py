@@ -4,7 +4,6 @@ import collections
 import dataclasses
 import hashlib
 import os
-import zlib
 from collections.abc import Callable, Iterable, Mapping
 from concurrent import futures
 
@@ -92,7 +91,7 @@ class Seen:
 
   Attributes:
     faults: index -> why it cannot be decoded, a line that names the file.
-    prints: index -> what images of the very same pixels share, and no others.
+    prints: index -> what images of the same pixels share; after `confirm`, and no others.
   """
 
   faults: Mapping[int, str]
@@ -132,7 +131,7 @@ def look(
     return '', _print(image)
 
   faults, prints = {}, {}
-  with futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16), 'look') as pool:
+  with _threads() as pool:
     for start in range(0, len(indices), _AHEAD):
       rows = range(start, min(start + _AHEAD, len(indices)))
       for row, (fault, own) in zip(rows, pool.map(one, rows), strict=True):
@@ -144,6 +143,38 @@ def look(
   for side, pixels in places.items():
     held.add(indices, side, pixels)
   return Seen(faults, prints)
+
+
+def confirm(parts: Mapping[str, tuple[Dataset, Seen]]) -> dict[str, Seen]:
+  """Tells apart what only looks like copies, by decoding just these again.
+
+  Args:
+    parts: name -> data set and what was seen of it.
+  """
+  counts = collections.Counter(own for _, seen in parts.values() for own in seen.prints.values())
+  doubtful = [
+    (part, index)
+    for part, (_, seen) in parts.items()
+    for index, own in seen.prints.items()
+    if counts[own] > 1
+  ]
+
+  def whole(place: tuple[str, int]) -> tuple:
+    part, index = place
+    try:
+      return (hashlib.sha256(np.ascontiguousarray(parts[part][0].image(index))).digest(),)
+    except UndecodableImage:  # it has gone since
+      return place
+
+  with _threads() as pool:
+    sure = dict(zip(doubtful, pool.map(whole, doubtful), strict=True))
+  return {
+    part: dataclasses.replace(
+      seen,
+      prints={index: own + sure.get((part, index), ()) for index, own in seen.prints.items()},
+    )
+    for part, (_, seen) in parts.items()
+  }
 
 
 def copies(prints: Iterable[tuple]) -> np.ndarray:
@@ -173,7 +204,10 @@ _LIMITS = ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_b
 
 
 def _print(image: np.ndarray) -> tuple:
-  # A cryptographic hash of a photo takes a third as long as decoding it. The sum alone could meet by chance, among
-  # millions of images; not together with 3,072 of the samples.
+  # Of a few pixels: a sum over all of a photo takes up to a third as long as decoding it.
   few = cv2.resize(image, (32, 32), interpolation=cv2.INTER_NEAREST)
-  return image.shape, zlib.crc32(np.ascontiguousarray(image)), hashlib.sha256(few).digest()
+  return image.shape, hashlib.sha256(few).digest()
+
+
+def _threads() -> futures.ThreadPoolExecutor:
+  return futures.ThreadPoolExecutor(min(os.cpu_count() or 1, 16), 'look')

@@ -125,11 +125,17 @@ def test_all_faults_are_found_also_of_files_that_cannot_be_read():
 def test_copies_are_images_of_the_very_same_pixels():
   first = np.random.default_rng(0).integers(0, 255, (40, 60, 3), np.uint8)
   nearly, other = first.copy(), first.copy()
-  nearly[17, 23, 1] += 1
-  other[3, 3, 0] += 1
+  # Between the pixels that a first look compares.
+  nearly[19, 24, 1] += 1
+  other[4, 4, 0] += 1
   turned = first.reshape(60, 40, 3)
-  data, _ = _counted([first, nearly, first.copy(), turned, other, nearly.copy()])
-  prints = look.look(data, np.arange(6)).prints
+  data, reads = _counted([first, nearly, first.copy(), turned, other, nearly.copy()])
+  seen = look.look(data, np.arange(6))
+  # The first look is at a few pixels.
+  assert look.copies(seen.prints[i] for i in range(6)).tolist() == [0, 0, 0, 1, 0, 0]
+  assert set(reads.values()) == {1}
+  prints = look.confirm({'all': (data, seen)})['all'].prints
+  assert {index for index, number in reads.items() if number > 1} == {0, 1, 2, 4, 5}
   assert look.copies(prints[i] for i in range(6)).tolist() == [0, 1, 0, 2, 3, 1]
 
 
