@@ -220,7 +220,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       ),
       mesh=mesh,
       reason=reason,
-      calls=calls * sum(-(-number // batch) for number in looked_at),
+      calls=calls * sum(-(-some // batch) for some in looked_at),
       images=batch * number,
       batch_field='run.evaluation_batch',
     )
