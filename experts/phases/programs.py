@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from experts.data import natural6, vtab
 from experts.models import resnet
-from experts.phases import candidates, experts, members, tasks, transfer, upstream
+from experts.phases import experts, members, tasks, transfer, upstream
+from experts.phases.candidates import pool_path
 from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
@@ -190,6 +191,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
   size, backbone = settings['size'], _network(model, 1)['backbone']
   adapter = jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))
   sizes = _tasks(config).values()
+  looked_at = [min(one.images, config.select.images or one.images) for one in sizes]
   seen = {}
   for group, groups in networks.units(candidates, len(local)):
     # By kind: baselines, experts and foreign networks of one pool are one program.
@@ -218,11 +220,11 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       ),
       mesh=mesh,
       reason=reason,
-      calls=calls * sum(-(-one.images // batch) for one in sizes),
+      calls=calls * sum(-(-some // batch) for some in looked_at),
       images=batch * number,
       batch_field='run.evaluation_batch',
     )
-    samples = max(one.images for one in sizes)
+    samples = max(looked_at)
     # A model at a time on each of so many devices.
     on = knn.shards(number, len(local))
     yield Program(
@@ -371,8 +373,8 @@ def _tasks(config) -> Mapping[str, _Task]:
 
 def _pool(config) -> tuple[Mapping[str, Any], list[pool.Member]]:
   """The pool's models: read, or those that the config's phases would make."""
-  if config.pool and os.path.exists(candidates.pool_path(config, '')):
-    path = candidates.pool_path(config, '')
+  if config.pool and os.path.exists(pool_path(config, '')):
+    path = pool_path(config, '')
     return pool.read_model(path), pool.read(path)
   settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
   number = _number_of_experts(config)

@@ -9,7 +9,7 @@ import pandas as pd
 TEXT = frozenset(
   (
     'task', 'model', 'kind', 'strategy', 'split', 'config', 'method', 'pool', 'upstream', 'slice', 'chosen', 'member', 'data',
-    'version', 'statistic', 'file',
+    'version', 'statistic', 'file', 'best by hindsight',
   )
 )  # fmt: skip
 # Columns that must hold numbers, or nothing.
