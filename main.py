@@ -1,15 +1,13 @@
-"""Runs the phases of a config: python main.py --config=configs/quickstart.py --workdir=runs/quickstart"""
+"""Runs the phases of a config: python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-import os
-
-# Before TensorFlow is loaded: its start-up notes are for its own developers.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+All that it says is kept in the workdir's log.txt; --debug shows tracebacks and what libraries say, too.
+"""
 
 from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
 
-from experts import app
+from experts import app, command
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of configs/; its fields are overridden by --config.FIELD=VALUE.'
@@ -20,9 +18,10 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main(argv):
   del argv
-  logging.set_verbosity(logging.INFO)
+  logging.set_verbosity(logging.DEBUG if command.debug() else logging.INFO)
   app.main(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':
-  absl_app.run(main, flags_parser=app.parse_flags)
+  with command.guard():
+    absl_app.run(main, flags_parser=app.parse_flags)

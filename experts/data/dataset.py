@@ -44,6 +44,8 @@ class Dataset:
     definitions: what some of the is-a graph's names mean.
     version: the prepared data set and its version, such as 'oxford_iiit_pet/4.0.0', where it is one of TFDS.
     identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
+    content: () -> what tells them from others wherever they lie: {class: (images, digest)}; of prepared data, which has
+      files of many classes, {'': …}; none of what is drawn or was handed over.
     intake: what was found where these images lie, where that is a folder or archive of files.
   """
 
@@ -58,6 +60,7 @@ class Dataset:
   definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
   version: str = ''
   identify: Callable[[], str] = lambda: ''
+  content: Callable[[], Mapping[str, tuple[int, str]]] = dict
   intake: Intake | None = None
 
   def __len__(self) -> int:

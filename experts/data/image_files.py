@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 from absl import logging
 
+from experts.data import contents
 from experts.data.dataset import Dataset, decode
 
 _SUFFIXES = tuple(
@@ -77,6 +78,13 @@ def open_images(path: str | os.PathLike, split: str) -> Dataset:
     describe=lambda index: where[index],
     edges=edges,
     identify=lambda: _identify(where, {tree.within[i] for _, i in chosen}),
+    content=lambda: contents.by_class(
+      ['/'.join(file[1:]) for file, _ in chosen],
+      _sizes([tree.within[i] for _, i in chosen]),
+      read,
+      labels,
+      names,
+    ),
   )
 
 
@@ -91,6 +99,15 @@ def _identify(names: Iterable[str], files: Iterable[pathlib.Path]) -> str:
       )
     )
   return digest.hexdigest()
+
+
+def _sizes(within: list[pathlib.Path]) -> list[int]:
+  """Bytes of images that lie in these files; those of an archive share its size."""
+  numbers = collections.Counter(within)
+  sizes = {
+    file: file.stat().st_size // number if file.exists() else 0 for file, number in numbers.items()
+  }
+  return [sizes[file] for file in within]
 
 
 def is_image(name: str) -> bool:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from absl import logging
 
-from experts.data import image_files, prepared
+from experts.data import contents, image_files, prepared
 from experts.data.dataset import Dataset
 
 if TYPE_CHECKING:
@@ -164,6 +164,7 @@ def _join(name: str, parts: Sequence[Dataset]) -> Dataset:
     describe=describe,
     edges=parts[0].edges,
     identify=lambda: ' '.join(part.identify() for part in parts),
+    content=lambda: contents.join([part.content() for part in parts]),
   )
 
 

@@ -39,6 +39,7 @@ class Program:
     calls: how often the phase runs it, one after the other.
     images: in one call, all devices and members together.
     batch_field: the field of the config that its memory grows with.
+    need: of a step of training, the bytes that it was planned with.
   """
 
   name: str
@@ -50,6 +51,7 @@ class Program:
   calls: int
   images: int
   batch_field: str
+  need: meshes.Need | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,6 +282,7 @@ def _training(
       calls=steps * times,
       images=layout.members * batch,
       batch_field=f'{field}.batch_size',
+      need=need,
     )
   if not test_images:
     return
