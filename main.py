@@ -7,7 +7,7 @@ from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
 
-from experts import app, command
+from experts import app, entry
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of configs/; its fields are overridden by --config.FIELD=VALUE.'
@@ -18,10 +18,10 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main(argv):
   del argv
-  logging.set_verbosity(logging.DEBUG if command.debug() else logging.INFO)
+  logging.set_verbosity(logging.DEBUG if entry.debug() else logging.INFO)
   app.main(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':
-  with command.guard():
+  with entry.guard():
     absl_app.run(main, flags_parser=app.parse_flags)

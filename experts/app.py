@@ -15,8 +15,8 @@ import jax
 import ml_collections
 from absl import flags, logging
 
-from experts import command, lock, memory
 from experts import config as configs
+from experts import entry, lock, memory
 from experts.records import Records, differences
 from experts.training import hosts
 from experts.training.board import Board
@@ -35,14 +35,14 @@ def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the config's phases in order.
 
   A phase that has finished here for the same config and data is skipped. SIGTERM ends the program with code 0, and the
-  same command goes on from there. What is raised is for `command.guard`.
+  same command goes on from there. What is raised is for `entry.guard`.
   """
   hosts.watch_sigterm()
   try:
     run(config, workdir)
   except (Exception, KeyboardInterrupt) as error:
     if hosts.several():
-      code = command.report(_of_job(error))
+      code = entry.report(_of_job(error))
       sys.stdout.flush()
       # An orderly exit would wait for the other processes, which may wait for this one.
       os._exit(code)
@@ -71,15 +71,15 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """
   configs.validate(config)
   workdir = os.path.abspath(os.path.expanduser(workdir))
-  command.quiet_terminal()
+  entry.quiet_terminal()
   _keep_freed_memory()
   _keep_programs(config.run.compilation_cache)
   hosts.start(config.run.coordinator_timeout)
   # The first process speaks for all; from the others come warnings and errors.
-  command.quiet_terminal(least=command.ALL if hosts.first() else command.WARNINGS)
+  entry.quiet_terminal(least=entry.ALL if hosts.first() else entry.WARNINGS)
   _refuse_other_process(config, workdir)
   _make_writable(workdir)
-  with _alone(workdir), command.logged(_log(workdir)):
+  with _alone(workdir), entry.logged(_log(workdir)):
     records = Records(config, workdir)
     _agree(records.check)
     enabled = config.run.tensorboard and hosts.first()
@@ -110,7 +110,7 @@ def _agree(decide: Callable[[], object]) -> object:
       answer = decide()
     except (ValueError, OSError) as error:
       raised, kind = error, 'ValueError' if isinstance(error, ValueError) else 'OSError'
-  message = raised and command.explain(raised)
+  message = raised and entry.explain(raised)
   known = answer if isinstance(answer, (bool, str, type(None))) else None
   answer, message, kind = hosts.gather([known, message, kind])[0]
   if raised:

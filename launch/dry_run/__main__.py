@@ -26,13 +26,12 @@ os.environ['TPU_WORKER_HOSTNAMES'] = 'localhost'
 os.environ.setdefault('TPU_LOG_DIR', 'disabled')
 # Programs for devices that are not there can be written to the cache, but not read.
 os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
 from absl import app as absl_app
 from absl import flags
 from ml_collections import config_flags
 
-from experts import app
+from experts import app, entry
 from experts import config as configs
 from launch.dry_run import measure, report, topologies
 
@@ -46,11 +45,7 @@ flags.mark_flags_as_required(['config', 'topology'])
 
 def main(argv):
   del argv
-  try:
-    sys.exit(run(_CONFIG.value, _TOPOLOGY.value, _JSON.value))
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+  sys.exit(run(_CONFIG.value, _TOPOLOGY.value, _JSON.value))
 
 
 def run(config, topology: str, json_path: str | None) -> int:
@@ -130,4 +125,5 @@ def _say(message, started):
 
 
 if __name__ == '__main__':
-  absl_app.run(main, flags_parser=app.parse_flags)
+  with entry.guard():
+    absl_app.run(main, flags_parser=app.parse_flags)
