@@ -12,7 +12,7 @@ import ml_collections
 from absl import logging
 
 from experts import config as configs
-from experts.data import contents, sources, unlabelled
+from experts.data import contents, image_files, sources
 from experts.selection import pool
 
 Config = ml_collections.ConfigDict
@@ -264,7 +264,7 @@ def _of_file(path: str) -> dict[str, contents.Content]:
 
 def _of_images(path: str) -> dict[str, contents.Content]:
   try:
-    return {'': unlabelled.find(path).content()}
+    return {'': image_files.open_unlabelled(path).content()}
   except (OSError, ValueError):
     return {}
 

@@ -12,7 +12,7 @@ import tarfile
 from collections.abc import Iterator, Sequence
 from typing import BinaryIO
 
-from experts.data import image_files
+from experts.data import listings
 from experts.data.dataset import UndecodableImage, decode
 
 _COMPRESSED = (b'\x1f\x8b', b'BZ', b'\xfd7', b'(\xb5')
@@ -183,13 +183,13 @@ def find(path: str | os.PathLike) -> dict[str, list[Source]]:
 
 
 def _in_folder(root: pathlib.Path) -> Iterator[Source]:
-  for parts, names in image_files.walk(root):
+  for parts, names in listings.walk(root):
     for name in names:
       if name.endswith('.tar') and not name.startswith('.'):
         path = root.joinpath(*parts, name)
         yield Tar('/'.join((*parts, name)), str(path), 0, path.stat().st_size)
     # A folder with nothing in it is a class that lost its images: the user is to hear of it.
-    if parts and (any(map(image_files.is_image, names)) or not os.listdir(root.joinpath(*parts))):
+    if parts and (any(map(listings.is_image, names)) or not os.listdir(root.joinpath(*parts))):
       yield _folder(root, parts)
 
 

@@ -4,9 +4,11 @@ import concurrent.futures
 import hashlib
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
+
+from experts.data.listings import File
 
 # Name -> how many images, and a digest of them.
 Content = dict[str, tuple[int, str]]
@@ -20,34 +22,44 @@ _THREADS = 8
 
 def by_class(
   names: Sequence[str],
-  sizes: Sequence[int],
-  read: Sequence[Callable[[], bytes]],
+  files: Sequence[File],
   labels: Sequence[int] | np.ndarray,
   class_names: Sequence[str],
 ) -> Content:
-  """The content of a split of image files.
+  """The content of a split of images.
 
   Args:
-    names: of the files, below their split.
-    sizes: of the files, bytes.
-    read: () -> a file's bytes.
+    names: of the images, below their split.
+    files: that they lie in.
     labels: int [N].
     class_names: in label order.
 
   Returns:
     Class -> images and digest, in the order of the classes; classes without an image too.
   """
-  if sum(sizes) <= WHOLE_BYTES:
-    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-      found = list(pool.map(_digest, read))
-  else:
-    found = [str(size) for size in sizes]
+  found = _digests(files)
   each = {name: hashlib.blake2b(digest_size=8) for name in class_names}
   for index in sorted(range(len(names)), key=names.__getitem__):
     text = f'{names[index]}\0{found[index]}\0'
     each[class_names[labels[index]]].update(text.encode('utf-8', 'surrogateescape'))
   numbers = np.bincount(np.asarray(labels, int), minlength=len(class_names))
   return {name: (int(numbers[i]), each[name].hexdigest()) for i, name in enumerate(class_names)}
+
+
+def _digests(files: Sequence[File]) -> list[str]:
+  """Of each file's bytes; of many bytes in all, its size, or that of the archive that holds it."""
+  sizes = {within: _size(within) for within in {file.within for file in files}}
+  if sum(sizes.values()) > WHOLE_BYTES:
+    return [str(sizes[file.within]) for file in files]
+  with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+    return list(pool.map(_digest, files))
+
+
+def _size(path: str) -> int:
+  try:
+    return os.path.getsize(path)
+  except OSError:
+    return 0
 
 
 def of_path(path: str | os.PathLike) -> str:
@@ -84,10 +96,10 @@ def _of_file(path: pathlib.Path) -> str:
   return digest.hexdigest()
 
 
-def _digest(read: Callable[[], bytes]) -> str:
+def _digest(file: File) -> str:
   try:
-    return hashlib.blake2b(read(), digest_size=16).hexdigest()
-  except OSError:
+    return hashlib.blake2b(file.read(None), digest_size=16).hexdigest()
+  except (OSError, ValueError):
     return 'unreadable'
 
 

@@ -47,6 +47,8 @@ class Dataset:
     content: () -> what tells them from others wherever they lie: {class: (images, digest)}; of prepared data, which has
       files of many classes, {'': …}; none of what is drawn or was handed over.
     intake: what was found where these images lie, where that is a folder or archive of files.
+    ranges: the type of deep samples -> what is black and what is white, for all splits of a folder or archive.
+    groups: of every image what it belongs together with, such as the person that it shows; empty where nothing tells.
   """
 
   name: str
@@ -62,6 +64,8 @@ class Dataset:
   identify: Callable[[], str] = lambda: ''
   content: Callable[[], Mapping[str, tuple[int, str]]] = dict
   intake: Intake | None = None
+  ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
+  groups: tuple[str, ...] = ()
 
   def __len__(self) -> int:
     return self.size

@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
 from experts import entry
-from experts.data import image_files, natural6, prepared, vtab
+from experts.data import listings, natural6, prepared, vtab
 
 # What a row's `state` may be, and what it means to the reader.
 STATES = {
@@ -146,9 +146,9 @@ def _natural6(name: str, data_dir: str) -> Row:
 def _images(folder: str) -> dict[str, int]:
   """How many images each split of a folder has."""
   found = dict.fromkeys(('train', 'validation', 'test'), 0)
-  for parts, files in image_files.walk(pathlib.Path(folder)):
+  for parts, files in listings.walk(pathlib.Path(folder)):
     if len(parts) > 1 and parts[0] in found:
-      found[parts[0]] += sum(map(image_files.is_image, files))
+      found[parts[0]] += sum(map(listings.is_image, files))
   return found | {'train_validation': found['train'] + found['validation']}
 
 

@@ -119,7 +119,7 @@ def how_to_prepare(task: Task, data_dir: str = '') -> str:
 def _read(task: Task, split: str, data_dir: str) -> Dataset:
   if os.path.isdir(task.folder(data_dir)):
     parts = ('train', 'validation') if split == 'train_validation' else (split,)
-    read = [image_files.open_images(task.folder(data_dir), part) for part in parts]
+    read = [image_files.open_images(task.folder(data_dir), part, published=True) for part in parts]
     return _join(f'natural6:{task.name} {split}', read)
   builder = choose_builder(task.name, data_dir)
   if not builder:

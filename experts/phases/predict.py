@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from absl import logging
 
-from experts.data import unlabelled
-from experts.data.dataset import UndecodableImage, decode
+from experts.data import image_files
+from experts.data.dataset import Dataset, UndecodableImage
 from experts.models import weights
 from experts.phases import members
 from experts.training import hosts
@@ -39,12 +39,15 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     if not config[name]:
       raise ValueError(f'config.{name} is empty: name {what}')
   described, params = _open_model(config.model)
-  images = unlabelled.find(config.images)
-  left_out = unlabelled.said(images.left_out, '; left out: ')
+  images = _open_images(config.images, described)
+  left_out = ', '.join(f'{number} {why}' for why, number in images.intake.left_out.items())
+  left_out = left_out and f'; left out: {left_out}'
+  for note in images.intake.notes:
+    logging.info('predict: %s', note)
   logging.info('predict: %d images%s', len(images), left_out)
   path = f'{workdir}/predictions.csv'
   with _Rows(f'{workdir}/{_UNFINISHED}', _columns(described['classes'])) as rows:
-    start = rows.resume(images.names)
+    start = rows.resume([images.where(index) for index in range(len(images))])
     if start:
       logging.info('predict: goes on behind %d images', start)
     with Progress(len(images), description='predict', start=start) as progress:
@@ -73,6 +76,13 @@ def _open_model(path: str) -> tuple[members.Config, dict]:
       ) from error
 
 
+def _open_images(path: str, described: members.Config) -> Dataset:
+  """The images, decoded as those were that the network was fine-tuned on."""
+  # A model that was made before this was kept knows published pixels alone.
+  ranges = described.get('ranges')
+  return image_files.open_unlabelled(path, ranges, published=ranges is None)
+
+
 def _classify(config, described, params, images, start, rows) -> Iterator[tuple[int, int]]:
   """Writes the rows batch by batch; yields how many are done, and the images of the last batch."""
   network, classes = described['network'], described['classes']
@@ -83,21 +93,14 @@ def _classify(config, described, params, images, start, rows) -> Iterator[tuple[
     where = range(first, min(first + batch, len(images)))
     pixels, unread = [], {}
     for index in where:
-      name = images.names[index]
       try:
-        pixels.append(transform(decode(images.read(index), name)))
-      except (UndecodableImage, OSError) as error:
-        unread[index] = _reason(name, error)
-        logging.warning('%s', unread[index])
+        pixels.append(transform(images.image(index)))
+      except UndecodableImage as error:
+        logging.warning('%s', error)
+        unread[index] = True
     scores = iter(_probabilities(program, params, np.array(pixels), batch) if pixels else [])
-    rows.add([_row(images.names[i], None if i in unread else next(scores), classes) for i in where])
+    rows.add([_row(images.where(i), None if i in unread else next(scores), classes) for i in where])
     yield where[-1] + 1, len(where)
-
-
-def _reason(name: str, error: Exception) -> str:
-  if isinstance(error, UndecodableImage):
-    return str(error)
-  return f'{name}: cannot be read ({error.strerror or error})'
 
 
 def probabilities(
@@ -189,5 +192,5 @@ def _row(file: str, scores: np.ndarray | None, classes: Sequence[str]) -> list[s
   if scores is None:
     return [file, *[''] * (columns - 1)]
   best = np.argsort(-scores, kind='stable')[: (columns - 1) // 2]
-  named = [(unlabelled.escaped(classes[label]), f'{scores[label]:.6g}') for label in best]
+  named = [(classes[label], f'{scores[label]:.6g}') for label in best]
   return [file, *(value for pair in named for value in pair)]

@@ -114,7 +114,7 @@ def test_a_folder_is_read(folder, caplog):
   assert whole.labels.tolist() == [0, 0, 1, 0, 1]
   # Train in the order of its paths, then validation.
   assert [int(whole.image(i)[0, 0, 0]) for i in range(5)] == [1, 2, 0, 4, 3]
-  assert whole.where(4).endswith('aircraft:validation/b/1.png')
+  assert whole.where(4).endswith('natural6/aircraft/validation/b/1.png')
   parts = [open_dataset('natural6:aircraft', s, str(folder)) for s in ('train', 'validation')]
   assert [len(part) for part in parts] == [3, 2]
   assert len({data.identify() for data in (whole, *parts)}) == 3

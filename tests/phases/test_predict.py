@@ -52,7 +52,7 @@ def test_predictions_are_the_transfers_own(chain, data_dir, tmp_path):
     ((), 'config.model is empty: name what a transfer left: runs/mine/transfer/mine'),
     (('--config.model={model}',), 'config.images is empty: name a folder'),
     (('--config.model=nowhere', '--config.images=x'), 'nowhere'),
-    (('--config.model={model}', '--config.images=nowhere'), 'nowhere: no such folder of images'),
+    (('--config.model={model}', '--config.images=nowhere'), 'nowhere: no such folder'),
     (('--config.model={model}', '--config.images={empty}'), 'holds no image'),
   ],
 )
