@@ -83,7 +83,10 @@ def _read(path: str) -> tuple[dict[str, Any] | None, int]:
       # Opened, not only asked for its time: network disks then look.
       with open(path, encoding='utf-8') as file:
         stamp = os.fstat(file.fileno()).st_mtime_ns
-        return json.load(file), stamp
+        found = json.load(file)
+      if isinstance(found, dict):
+        return found, stamp
+      return {}, stamp
     except FileNotFoundError:
       return None, 0
     except ValueError:

@@ -1,12 +1,30 @@
 """How a command starts and ends: faults put in on purpose, and what the terminal and the log then say."""
 
 import errno
+import io
+import json
+import multiprocessing
 import os
 import pathlib
 import subprocess
 import sys
+from concurrent import futures
 
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import pandas as pd
 import pytest
+
+from configs import common
+from experts import config as configs
+from experts import entry, memory
+from experts.models import weights
+from experts.phases import members
+from experts.selection import pool
+from experts.training import mesh as meshes
+from experts.training import optim
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
@@ -68,71 +86,127 @@ def test_debug_shows_the_traceback_too(tmp_path):
   assert done.stderr.rstrip().endswith('as CONTRIBUTING.md says.')
 
 
-@pytest.mark.parametrize(
-  'fault',
-  [
-    # What a library refuses, or Python itself, is no message of ours, though its type is one.
-    'import numpy; numpy.zeros(3).reshape(2, 2)',
-    "int('seven')",
-    "import json; json.loads('{')",
-    'jax.numpy.zeros(3) + jax.numpy.zeros(2)',
-    'raise NotImplementedError',
-  ],
-)
-def test_an_error_of_a_library_is_no_mistake_of_the_user(tmp_path, fault):
-  done = _run(tmp_path, fault)
-  assert done.returncode == 1
-  assert 'a fault of this program' in done.stderr
-  assert 'Traceback' not in done.stderr
-  assert len(done.stderr.splitlines()) == 2
+def _report(fault, capsys) -> list[str]:
+  """What the terminal says of an error that a call raises."""
+  with pytest.raises(Exception) as raised:
+    fault()
+  raised.value.log = 'run/log.txt'
+  assert entry.report(raised.value) == 1
+  said = capsys.readouterr()
+  assert said.out == ''
+  return said.err.splitlines()
+
+
+def _forgotten():
+  raise NotImplementedError
 
 
 @pytest.mark.parametrize(
   ('fault', 'said'),
   [
-    (
-      "open(workdir + '/scores.csv', 'w'); raise OSError(errno.ENOSPC, 'No space left', workdir + '/scores.csv')",
-      'the disk is full: cannot write {run}/scores.csv; free some space, then start the same command again',
-    ),
-    # A write says no name; the file that was being written does.
-    (
-      "file = open(workdir + '/trials.csv', 'w'); raise OSError(errno.EDQUOT, 'Disk quota exceeded')",
-      'the quota of the disk is used up: cannot write {run}/trials.csv; free some space, then start the same command again',
-    ),
-    # A real one.
-    (
-      "file = open('/dev/full', 'w'); file.write('x' * 100_000); file.flush()",
-      'the disk is full: cannot write /dev/full; free some space, then start the same command again',
-    ),
-    (
-      "open(workdir + '/none/x')",
-      "[Errno 2] No such file or directory: '{run}/none/x'",
-    ),
+    # What a library refuses, or Python itself, is no message of ours, though its type is one.
+    (lambda: np.zeros(3).reshape(2, 2), 'ValueError: cannot reshape array'),
+    (lambda: int('seven'), 'ValueError: invalid literal'),
+    (lambda: json.loads('{'), 'JSONDecodeError: '),
+    (lambda: jnp.zeros(3) + jnp.zeros(2), 'TypeError: add got incompatible shapes'),
+    (_forgotten, 'NotImplementedError: '),
+    (lambda: optim.parse_duration(None), ''),
   ],
 )
-def test_a_full_disk_names_the_file(tmp_path, fault, said):
-  if '/dev/full' in fault and not os.path.exists('/dev/full'):
-    pytest.skip('no /dev/full on this system')
-  done = _run(tmp_path, fault)
-  assert done.returncode == 1
-  assert done.stderr.splitlines() == ['error: ' + said.format(run=tmp_path / 'run')]
+def test_an_error_of_a_library_is_no_mistake_of_the_user(capsys, fault, said):
+  first, second = _report(fault, capsys)
+  assert first.startswith(f'error: {said}')
+  assert first.endswith(' (a fault of this program, not of what you gave it)')
+  assert second.startswith('The traceback is in run/log.txt: ')
 
 
-def test_a_device_without_memory_names_what_to_lower(tmp_path):
-  # 256 TiB, which XLA itself refuses.
-  done = _run(
-    tmp_path,
-    'jax.numpy.zeros((2**46,), jax.numpy.float32).block_until_ready()',
-    '--config.upstream.batch_size=4096',
-    '--config.run.evaluation_batch=64',
-    '--config.upstream.size.images=100_000',
-    '--config.upstream.size.test_images=10_000',
-    '--config.upstream.size.classes=10',
-    '--config.upstream.size.nodes=12',
-    '--config.model.depth=14',
+@pytest.mark.parametrize(
+  ('fault', 'said'),
+  [
+    (lambda: optim.parse_duration('3 weeks'), 'weeks'),
+    (lambda: pool.read('nowhere.json'), 'no pool at nowhere.json'),
+    (
+      lambda: pathlib.Path('nowhere/x').read_bytes(),
+      "[Errno 2] No such file or directory: 'nowhere/x'",
+    ),
+    (lambda: configs.validate(ml_collections.ConfigDict({'sed': 1})), 'config.sed is not a field'),
+  ],
+)
+def test_what_this_program_raises_on_purpose_is_a_line(capsys, fault, said):
+  (line,) = _report(fault, capsys)
+  assert line.startswith('error: ')
+  assert said in line
+
+
+def test_what_a_child_process_raises_on_purpose_is_a_line(capsys):
+  with futures.ProcessPoolExecutor(1, multiprocessing.get_context('spawn')) as workers:
+    (line,) = _report(workers.submit(optim.parse_duration, '3 weeks').result, capsys)
+  assert 'weeks' in line
+
+
+def _write(path, error):
+  def write(*_):
+    raise error
+
+  class Full(io.FileIO):
+    pass
+
+  Full.write = write
+  file = Full(path, 'w')
+  file.write(b'x')
+
+
+@pytest.mark.parametrize(
+  ('error', 'said'),
+  [
+    (OSError(errno.ENOSPC, 'No space left'), 'the disk is full: cannot write {path};'),
+    (OSError(errno.EDQUOT, 'Quota'), 'the quota of the disk is used up: cannot write {path};'),
+  ],
+)
+def test_a_full_disk_names_the_file_that_was_being_written(tmp_path, capsys, error, said):
+  path = str(tmp_path / 'trials.csv')
+  (line,) = _report(lambda: _write(path, error), capsys)
+  assert (
+    line == f'error: {said.format(path=path)} free some space, then start the same command again'
   )
-  assert done.returncode == 1
-  (line,) = done.stderr.splitlines()
+
+
+@pytest.mark.parametrize(
+  'write',
+  [
+    lambda path: members.write_json(path, {'a': ['x' * 100_000]}),
+    lambda path: members.write_csv(pd.DataFrame({'a': ['x'] * 100_000}), path),
+    lambda path: weights.save(path, {'head': {'kernel': np.zeros(100_000)}}),
+  ],
+)
+def test_every_way_to_write_names_its_file_on_a_full_disk(tmp_path, capsys, write):
+  if not os.path.exists('/dev/full'):
+    pytest.skip('no /dev/full on this system')
+  # What is written under another name first, and then renamed, meets a full disk there.
+  path = tmp_path / 'full.npz'
+  for name in ('full.npz', 'full.npz.tmp', f'full.npz.{os.getpid()}.tmp'):
+    (tmp_path / name).symlink_to('/dev/full')
+  (line,) = _report(lambda: write(str(path)), capsys)
+  assert line.startswith(f'error: the disk is full: cannot write {path}')
+
+
+@pytest.fixture
+def config():
+  config = common.get_config()
+  config.model.depth = 14
+  config.upstream.size.update(images=100_000, test_images=10_000, classes=10, nodes=12)
+  config.upstream.batch_size = 4096
+  config.run.evaluation_batch = 64
+  return config
+
+
+def test_a_device_without_memory_names_what_to_lower(config, capsys):
+  def fault():
+    with memory.explained(config, 'upstream'):
+      # 256 TiB, which XLA itself refuses.
+      jnp.zeros((2**46,), jnp.float32).block_until_ready()
+
+  (line,) = _report(fault, capsys)
   assert line.startswith(
     "error: the device is out of memory in the phase 'upstream' (RESOURCE_EXHAUSTED: "
   )
@@ -143,13 +217,31 @@ def test_a_device_without_memory_names_what_to_lower(tmp_path):
   assert 'config.run.evaluation_batch=32 (now 64)' in line
 
 
-def test_a_machine_without_memory_names_what_to_lower(tmp_path):
-  done = _run(tmp_path, 'bytes(2**62)', '--config.run.evaluation_batch=64')
-  (line,) = done.stderr.splitlines()
-  assert line.startswith(
-    "error: the machine is out of memory in the phase 'upstream': lower config.upstream.batch_size="
-  )
-  assert not (tmp_path / 'run' / 'phases' / 'upstream.json').exists()
+def test_the_batch_that_would_fit_is_the_plans(config, monkeypatch):
+  # So little that the plan finds room for some images only.
+  monkeypatch.setattr(meshes, 'memory_limit', lambda device: 3 * 2**30)
+  text = memory._advice(config, 'upstream')
+  number = int(text.partition('config.upstream.batch_size=')[2].partition(' ')[0])
+  need = memory._needs(config, 'upstream')['upstream.batch_size']
+  devices = jax.device_count()
+
+  def fits(batch):
+    (one,) = meshes.plan(1, batch, devices, need, 3 * 2**30)
+    return 'more than there is' not in one.reason
+
+  assert 0 < number < 2048
+  assert fits(number)
+  assert not fits(number + devices)
+
+
+def test_a_machine_without_memory_names_what_to_lower(config, capsys):
+  def fault():
+    with memory.explained(config, 'select'):
+      np.zeros((2**50,), np.float64)
+
+  (line,) = _report(fault, capsys)
+  assert line.startswith("error: the machine is out of memory in the phase 'select' (Unable to ")
+  assert 'lower config.run.evaluation_batch=32 (now 64), which would fit by estimate' in line
 
 
 def test_ctrl_c_ends_quietly(tmp_path):
@@ -197,7 +289,7 @@ def test_every_command_says_what_is_wrong_in_a_line(command, said):
 @pytest.mark.parametrize(
   'command',
   [
-    ('experts.selection.pool', 'experts.selection.pool.read', ('list',)),
+    ('experts.selection.pool', 'tabulate.tabulate', ('list', '--pool={pool}')),
     ('experts.data.doctor', 'experts.data.prepared.load_builder', ()),
     ('launch.local_pod', 'launch.commands.split', ()),
   ],
@@ -211,8 +303,8 @@ def test_every_command_ends_alike_where_the_program_is_wrong(tmp_path, command):
     f'sys.path.insert(0, {str(ROOT)!r})\n'
     'setattr(importlib.import_module(owner), name, lambda *_, **__: {}["gone"])\n'
   )
-  if module == broken.rpartition('.')[0]:
-    pytest.skip('runs as __main__, apart from what was broken')
+  (tmp_path / 'pool.json').write_text('{"model": {}, "members": []}')
+  args = [arg.format(pool=tmp_path / 'pool.json') for arg in args]
   done = _start('-m', module, *args, PYTHONPATH=str(tmp_path), TMPDIR=str(tmp_path))
   assert done.returncode == 1
   first, second = done.stderr.splitlines()
@@ -241,11 +333,3 @@ def test_nothing_but_our_own_is_said(tmp_path):
   assert len(said) == 3
   assert said[2].startswith('upstream: finished in ')
   assert 'of a library' in (tmp_path / 'run' / 'log.txt').read_text()
-
-
-def test_codes_of_a_full_disk():
-  from experts import entry
-
-  assert entry.explain(OSError(errno.EIO, 'Input/output error', 'x')) == (
-    "[Errno 5] Input/output error: 'x'"
-  )
