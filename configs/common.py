@@ -54,7 +54,8 @@ def get_config():
       },
       'image': {
         'size': 224,
-        # Before the central crop of evaluation and the random crop of training.
+        # Before the central crop of upstream evaluation and of selection, and the random crop of training. A task's images
+        # are evaluated whole, at `size`.
         'resize': 224,
         # An image that cannot be decoded: 'raise', or 'skip' and count.
         'undecodable': 'raise',
@@ -187,7 +188,9 @@ def task(data, train='train', test='test', **changes):
   fields = {
     'data': data,
     'train': train,
-    # Empty: test_images are held out of the training split.
+    # Empty: of a folder's or archive's images the split 'validation', or 'test', if there is one; else so many as below are
+    # held out of the training split, as they are with that split's own name. Both parts train what is tested.
+    'validation': '',
     'test': test,
     # 0 is all there are.
     'train_images': 1000,
@@ -197,7 +200,7 @@ def task(data, train='train', test='test', **changes):
     'test_images': 0,
     # 'accuracy' or 'mean_per_class', the mean over the classes of their accuracies.
     'metric': 'accuracy',
-    # Pixels to fine-tune at, and to resize to before the crop; 0: those that the model was trained with.
+    # Pixels to fine-tune at, and to resize to before training's random crop; 0: those that the model was trained with.
     'size': 0,
     'resize': 0,
   }

@@ -83,7 +83,7 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     records = Records(config, workdir)
     _agree(records.check)
     enabled = config.run.tensorboard and hosts.first()
-    with Board(f'{workdir}/tensorboard', enabled) as board:
+    with Board(f'{workdir}/tensorboard', enabled) as board, _tasks_in_memory():
       for phase in config.phases:
         hosts.wait(phase)
         _run_phase(config, workdir, phase, board, records)
@@ -118,6 +118,16 @@ def _agree(decide: Callable[[], object]) -> object:
   if message:
     raise (ValueError if kind == 'ValueError' else OSError)(message)
   return answer
+
+
+@contextlib.contextmanager
+def _tasks_in_memory():
+  """What phases read of the tasks is there for those that follow, and no longer."""
+  try:
+    yield
+  finally:
+    if module := sys.modules.get('experts.phases.tasks'):
+      module.forget()
 
 
 def _refuse_other_process(config, workdir):
@@ -171,14 +181,15 @@ def _state(records, phase) -> str:
 
 
 def _files(workdir):
-  """What the phases have made, without the records and the curves that are kept of them."""
+  """What the phases have made, without the records and the curves that are kept of them, and what was read."""
   kept = {
     folder: files
     for folder, _, files in os.walk(workdir)
     if os.path.relpath(folder, workdir).split(os.sep)[0] not in ('phases', 'tensorboard')
   }
   made = {os.path.join(folder, name) for folder, files in kept.items() for name in files}
-  return {path for path in made if path not in (_log(workdir), f'{workdir}/{lock.NAME}')}
+  others = (_log(workdir), f'{workdir}/{lock.NAME}', f'{workdir}/tasks.csv')
+  return {path for path in made if path not in others}
 
 
 def _keep_freed_memory():

@@ -176,6 +176,7 @@ SCHEMA = {
     {
       'data': STR,
       'train': STR,
+      'validation': STR,
       'test': STR,
       'train_images': integer(0),
       'validation_images': integer(0),

@@ -16,7 +16,7 @@ import grain
 import numpy as np
 from absl import logging
 
-from experts.data.dataset import Dataset, UndecodableImage, from_arrays
+from experts.data.dataset import MEND, Dataset, UndecodableImage, from_arrays
 from experts.data.transforms import Transform
 
 POLICIES = ('raise', 'skip')
@@ -195,7 +195,7 @@ def train_batches(
     weight = np.array([maker.weight(step * batch_size + row) for maker, row in rows], np.float32)
     return _mix(image, label, weight)
 
-  threads = threads or _threads([member.dataset for member in members])
+  threads = threads or _threads([(one.dataset, one.indices) for one in members], transform)
   stream = _stream(make, row_list, (len(makers), len(block)), start_step, num_steps, threads)
   if len(makers) < len(members):
     stream = ({key: value[which] for key, value in batch.items()} for batch in stream)
@@ -245,7 +245,7 @@ def eval_batches(
       if position < len(indices):
         index = int(indices[position])
         try:
-          image[i] = transform(dataset.image(index))
+          image[i] = transform(_read(dataset, index, transform))
         except UndecodableImage as error:
           faults.meet(error, dataset.where(index))
           continue
@@ -253,7 +253,7 @@ def eval_batches(
     return {'image': image, 'label': label, 'mask': mask}
 
   steps = -(-len(indices) // batch_size)
-  threads = threads or _threads([dataset])
+  threads = threads or _threads([(dataset, indices)], transform)
   return Batches(_stream(make, list(block), (len(block),), 0, steps, threads), faults)
 
 
@@ -291,7 +291,7 @@ class _Faults:
 
   def meet(self, error: UndecodableImage, where: str) -> None:
     if self._policy == 'raise':
-      raise error
+      raise UndecodableImage(f'{error}: {MEND}')
     with self._lock:
       if where not in self.where:
         self.where.add(where)
@@ -318,7 +318,7 @@ class _Maker:
     for attempt in range(len(self._indices)):
       index = int(self._indices[(row + attempt) % len(self._indices)])
       try:
-        out[...] = self._transform(self._dataset.image(index), rng)
+        out[...] = self._transform(_read(self._dataset, index, self._transform), rng)
       except UndecodableImage as error:
         self._faults.meet(error, self._dataset.where(index))
         continue
@@ -374,9 +374,17 @@ def _checked(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
   return indices
 
 
-def _threads(datasets: Sequence[Dataset]) -> int:
+def _read(dataset: Dataset, index: int, transform: Transform) -> np.ndarray:
+  return dataset.resized(index, transform.side) if transform.side else dataset.image(index)
+
+
+def _threads(parts: Sequence[tuple[Dataset, np.ndarray]], transform: Transform) -> int:
   # Decoding leaves the interpreter to other threads; copying arrays does not, and many would fight.
-  return 1 if all(dataset.in_memory for dataset in datasets) else min(os.cpu_count() or 1, 16)
+  cheap = all(
+    dataset.in_memory or (dataset.memory and dataset.memory.holds(indices, transform.side))
+    for dataset, indices in parts
+  )
+  return 1 if cheap else min(os.cpu_count() or 1, 16)
 
 
 def _stream(

@@ -101,12 +101,3 @@ def _digest(file: File) -> str:
     return hashlib.blake2b(file.read(None), digest_size=16).hexdigest()
   except (OSError, ValueError):
     return 'unreadable'
-
-
-def join(parts: Sequence[Content]) -> Content:
-  """The content of splits that are read as one, in their order."""
-  joined = {}
-  for name in dict.fromkeys(name for part in parts for name in part):
-    found = [part[name] for part in parts if name in part]
-    joined[name] = sum(number for number, _ in found), of_text(' '.join(d for _, d in found))
-  return joined

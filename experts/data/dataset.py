@@ -2,14 +2,20 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import cv2
 import numpy as np
 
+from experts.data import transforms
+
+# What a user can do about an UndecodableImage.
+MEND = 'repair or remove it, or pass over such images with --config.image.undecodable=skip'
+
 
 class UndecodableImage(ValueError):
-  """The bytes of an image cannot be decoded; the message names the file or index."""
+  """An image cannot be read or decoded; the message names the file or index."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +32,16 @@ class Intake:
   splits: Mapping[str, int]
   left_out: Mapping[str, int]
   notes: tuple[str, ...] = ()
+
+
+class Memory(Protocol):
+  """Images that were decoded before, resized."""
+
+  def get(self, index: int, side: int) -> np.ndarray | None:
+    """uint8 [side, side, 3], or nothing where it is not held."""
+
+  def holds(self, indices: np.ndarray, side: int) -> bool:
+    """Whether all of these are."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -49,6 +65,7 @@ class Dataset:
     intake: what was found where these images lie, where that is a folder or archive of files.
     ranges: the type of deep samples -> what is black and what is white, for all splits of a folder or archive.
     groups: of every image what it belongs together with, such as the person that it shows; empty where nothing tells.
+    memory: what of it was decoded before, if anything.
   """
 
   name: str
@@ -66,6 +83,7 @@ class Dataset:
   intake: Intake | None = None
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   groups: tuple[str, ...] = ()
+  memory: Memory | None = None
 
   def __len__(self) -> int:
     return self.size
@@ -82,8 +100,17 @@ class Dataset:
     return len(self.class_names)
 
   def image(self, index: int) -> np.ndarray:
-    """Decodes one image to uint8 [H, W, 3] RGB; raises UndecodableImage."""
-    return self.read_image(int(index))
+    """Decodes one image to uint8 [H, W, 3] RGB; raises UndecodableImage, also where its file cannot be read."""
+    try:
+      return self.read_image(int(index))
+    except OSError as error:
+      reason = error.strerror or str(error)
+      raise UndecodableImage(f'{self.where(index)}: cannot be read ({reason})') from error
+
+  def resized(self, index: int, side: int) -> np.ndarray:
+    """The whole image, uint8 [side, side, 3], from memory where it is held; raises UndecodableImage."""
+    held = self.memory.get(int(index), side) if self.memory else None
+    return transforms.resize(self.image(index), side) if held is None else held
 
   def label(self, index: int) -> int:
     return int(self.labels[index])
@@ -134,6 +161,44 @@ def from_arrays(
   )
 
 
+def join(name: str, parts: Sequence[Dataset]) -> Dataset:
+  """One split of a source after the other."""
+  ends = np.cumsum([len(part) for part in parts])
+
+  def place(index: int) -> tuple[Dataset, int]:
+    which = int(np.searchsorted(ends, index, side='right'))
+    return parts[which], index - int(ends[which]) + len(parts[which])
+
+  def describe(index: int) -> str:
+    part, row = place(index)
+    return part.where(row)
+
+  def read(index: int) -> np.ndarray:
+    part, row = place(index)
+    return part.image(row)
+
+  return dataclasses.replace(
+    parts[0],
+    name=name,
+    size=int(ends[-1]),
+    read_image=read,
+    read_labels=lambda: np.concatenate([part.labels for part in parts]),
+    describe=describe,
+    identify=lambda: ' '.join(part.identify() for part in parts),
+    content=lambda: _content([part.content() for part in parts]),
+    groups=sum((part.groups for part in parts), ()) if all(part.groups for part in parts) else (),
+  )
+
+
+def _content(parts: Sequence[Mapping[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
+  names = dict.fromkeys(name for part in parts for name in part)
+  found = {name: [part[name] for part in parts if name in part] for name in names}
+  return {
+    name: (sum(number for number, _ in each), '+'.join(digest for _, digest in each))
+    for name, each in found.items()
+  }
+
+
 def decode(data: bytes, where: str) -> np.ndarray:
   """Decodes a compressed image of any depth and colour model.
 
@@ -160,10 +225,7 @@ def decode(data: bytes, where: str) -> np.ndarray:
     except cv2.error:  # e.g. a header that claims an image too large to allocate
       image = None
   if image is None:
-    raise UndecodableImage(
-      f'{where}: cannot be decoded as an image ({len(data)} bytes): repair or remove it,'
-      " or choose the policy 'skip'"
-    )
+    raise UndecodableImage(f'{where}: cannot be decoded as an image ({len(data)} bytes)')
   return image
 
 

@@ -7,14 +7,12 @@ prepared. Aircraft and Birdsnap are in no TFDS, and Cars is no longer where TFDS
 import dataclasses
 import difflib
 import os
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 from absl import logging
 
-from experts.data import contents, image_files, prepared
-from experts.data.dataset import Dataset
+from experts.data import image_files, prepared
+from experts.data.dataset import Dataset, join
 
 if TYPE_CHECKING:
   import tensorflow_datasets as tfds
@@ -120,7 +118,7 @@ def _read(task: Task, split: str, data_dir: str) -> Dataset:
   if os.path.isdir(task.folder(data_dir)):
     parts = ('train', 'validation') if split == 'train_validation' else (split,)
     read = [image_files.open_images(task.folder(data_dir), part, published=True) for part in parts]
-    return _join(f'natural6:{task.name} {split}', read)
+    return join(f'natural6:{task.name} {split}', read)
   builder = choose_builder(task.name, data_dir)
   if not builder:
     raise FileNotFoundError(how_to_prepare(task, data_dir))
@@ -137,35 +135,6 @@ def _read(task: Task, split: str, data_dir: str) -> Dataset:
     if not task.gone:
       raise
     raise FileNotFoundError(how_to_prepare(task, data_dir)) from error
-
-
-def _join(name: str, parts: Sequence[Dataset]) -> Dataset:
-  """One split after the other."""
-  ends = np.cumsum([len(part) for part in parts])
-
-  def place(index: int) -> tuple[Dataset, int]:
-    which = int(np.searchsorted(ends, index, side='right'))
-    return parts[which], index - int(ends[which]) + len(parts[which])
-
-  def describe(index: int) -> str:
-    part, row = place(index)
-    return part.where(row)
-
-  def read(index: int) -> np.ndarray:
-    part, row = place(index)
-    return part.image(row)
-
-  return Dataset(
-    name=name,
-    class_names=parts[0].class_names,
-    size=int(ends[-1]),
-    read_image=read,
-    read_labels=lambda: np.concatenate([part.labels for part in parts]),
-    describe=describe,
-    edges=parts[0].edges,
-    identify=lambda: ' '.join(part.identify() for part in parts),
-    content=lambda: contents.join([part.content() for part in parts]),
-  )
 
 
 def _cut(size: int, test: str = 'test') -> dict[str, str]:

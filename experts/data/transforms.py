@@ -45,18 +45,23 @@ class Transform:
     """Whether the result depends on chance."""
     return self.flip or self.crop in ('inception', 'random')
 
+  @property
+  def side(self) -> int:
+    """The side to which the whole image is resized first, pixels; 0 where it is not."""
+    return 0 if self.crop == 'inception' and not self.resize else self.resize or self.size
+
   def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """Transforms one image.
 
     Args:
-      image: uint8 [H, W, 3].
+      image: uint8 [H, W, 3]; where there is a `side`, one that is resized to it gives the same.
       rng: source of chance; needed where `random`.
 
     Returns:
       uint8 [size, size, 3], possibly a view.
     """
-    if self.resize or self.crop != 'inception':
-      image = resize(image, self.resize or self.size)
+    if self.side:
+      image = resize(image, self.side)
     if self.crop == 'inception':
       image = inception_crop(image, self.size, rng)
     elif self.crop == 'random':

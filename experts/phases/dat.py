@@ -26,7 +26,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   config = transfer.with_size_of(own, settings, config)
   model = members.make_model(settings)
   train, _, hierarchy = upstream.open_data(config)
-  loaded = tasks.load_all(config)
+  loaded = tasks.load_all(config, tasks.sides_of(config, [own], settings, selects=True))
   baseline = networks.load_member(own, folder)
   if len(baseline['head']['bias']) != len(hierarchy.nodes):
     raise ValueError(

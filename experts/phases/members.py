@@ -123,8 +123,13 @@ def train_transform(image: Config, section: Config) -> transforms.Transform:
 
 
 def eval_transform(size: int, resize: int) -> transforms.Transform:
-  """Resize and central crop (EXP §6.1)."""
+  """Resize and central crop: upstream, and to embed for selection (EXP §6.1, App. C.1)."""
   return transforms.Transform(size, resize, 'central' if resize > size else 'none')
+
+
+def task_transform(size: int) -> transforms.Transform:
+  """Resize only: how the images of a task are evaluated, as it trains on the whole of them (EXP App. E.2, F.1)."""
+  return transforms.Transform(size)
 
 
 def multi_label(model: resnet.ResNet, table: np.ndarray, leaves: int) -> population.Objective:
@@ -188,16 +193,21 @@ def predict(
 
 
 def evaluator(
-  config: Config, mesh: jax.sharding.Mesh, predict_fn: evaluate.Predict, frozen: Tree
+  config: Config,
+  mesh: jax.sharding.Mesh,
+  predict_fn: evaluate.Predict,
+  frozen: Tree,
+  transform: transforms.Transform | None = None,
 ) -> Callable[[Tree, Dataset, np.ndarray], evaluate.Counts]:
-  """(trained trees [P, …], data set, indices) -> what they got right under central crops."""
+  """(trained trees [P, …], data set, indices) -> what they got right; by default as upstream evaluates."""
+  transform = transform or eval_transform(config.image.size, config.image.resize)
 
   def count(trained, dataset, indices):
     measure = evaluate.make_evaluate(predict_fn, mesh, dataset.num_classes)
     source = batches.eval_batches(
       dataset,
       indices,
-      eval_transform(config.image.size, config.image.resize),
+      transform,
       evaluation_batch(config, mesh),
       shard=meshes.share(mesh, 1)[1],
       undecodable=config.image.undecodable,

@@ -8,7 +8,17 @@ import pandas as pd
 from experts.data import vtab
 from experts.phases import members, select
 from experts.phases.tasks import group
-from experts.reporting import contents, outcomes, page, picks, results, study, summary, tables
+from experts.reporting import (
+  contents,
+  intake,
+  outcomes,
+  page,
+  picks,
+  results,
+  study,
+  summary,
+  tables,
+)
 from experts.selection import evaluation, pool
 from experts.training import hosts
 from experts.training.board import Board
@@ -29,6 +39,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   )
   board.text('report', 0, {'table': tables.to_markdown(table)})
   print(tables.to_terminal(table))
+  for line in intake.cautions(found.tasks):
+    print(f'\n{line}')
   print(f'\nreport: {path}\ncurves: tensorboard --logdir {workdir}/tensorboard')
 
 

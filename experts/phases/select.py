@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import batches, slices
+from experts.data import batches, check, slices
 from experts.data import hierarchy as hierarchies
 from experts.phases import members, scoring, tasks
 from experts.reporting import outcomes, picks, statistics, tables
@@ -43,7 +43,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   chosen = _Pool(config, workdir)
   names = strategy_names(config)
   strategies.check(names, chosen.offers(workdir))
-  loaded = [tasks.decodable(task, config.image.undecodable) for task in tasks.load_all(config)]
+  sides = tasks.sides_of(config, chosen.members, chosen.settings, selects=True)
+  loaded = tasks.load_all(config, sides)
+  tasks.write(config, workdir, loaded)
   search = _by_halving if config.select.first_images else _all_images
   rows, targets, seconds = search(config, chosen, loaded, names)
   rows = [row for part in hosts.gather(rows) for row in part]
@@ -155,6 +157,7 @@ def images_of(config: members.Config, task: tasks.Task) -> embed.Images:
 
   def decode(size, resize):
     transform = members.eval_transform(size, resize)
+    check.hold(task.train, task.all, transform.side)
     held = batches.in_memory(task.train, task.all, transform)
     return np.stack([held.image(i) for i in range(len(held))])
 

@@ -1,88 +1,119 @@
-"""The tasks of a config: which images train, validate and test."""
+"""The tasks of a config: opened and looked at once for all phases of a run."""
 
-import dataclasses
 import fnmatch
+import json
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import ml_collections
-import numpy as np
+import pandas as pd
 from absl import logging
-from sklearn.model_selection import train_test_split
 
-from experts.data import batches, natural6, sources, transforms, vtab
-from experts.data.dataset import Dataset, UndecodableImage
+from experts.data import check, natural6, splits, vtab
+from experts.data.splits import Task, load
+from experts.phases import members
 from experts.reporting import outcomes, summary
+from experts.selection import embed, pool
+from experts.training import hosts
+from experts.training.progress import Progress
+
+__all__ = ['Task', 'load']
+
+# (task, part) -> the sides to which its images will be resized.
+Sides = Callable[[str, str], set[int]]
+# Images between two lines of a log that say how far the looking is.
+_SAY_EVERY = 1000
+
+# What was opened in this run, by the fields that it depends on.
+_opened: dict[str, list[Task]] = {}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Task:
-  """A labelled set of few images to transfer to.
+def load_all(
+  config: ml_collections.ConfigDict, sides: Sides = lambda task, part: set()
+) -> list[Task]:
+  """Opens every task of a config and looks at its images; the phases of a run that come later find them as they are.
 
-  Attributes:
-    name: key of the task in the config.
-    train: data set of the images that may be trained on.
-    fit: indices into `train`, for the sweep to train on.
-    validation: indices into `train`, for the sweep to choose by.
-    test: data set of the images that count.
-    test_indices: indices into `test`.
-    metric: what counts, 'accuracy' or 'mean_per_class'.
-  """
-
-  name: str
-  train: Dataset
-  fit: np.ndarray
-  validation: np.ndarray
-  test: Dataset
-  test_indices: np.ndarray
-  metric: str = 'accuracy'
-
-  @property
-  def all(self) -> np.ndarray:
-    """Fit and validation images: what selection sees and the retrained model learns from."""
-    return np.concatenate([self.fit, self.validation])
-
-  @property
-  def labels(self) -> np.ndarray:
-    return self.train.labels[self.all]
-
-
-def load(name: str, task: ml_collections.ConfigDict, data_dir: str, seed: int) -> Task:
-  """Opens a task and splits its training images.
-
-  VTAB tasks keep the order and the split of the protocol (§5), and the natural six their own validation split, unless
-  the config says how many images. Others are shuffled by `seed` and split with every class in proportion. Without a test
-  split, `test_images` of the training images are held out.
+  Args:
+    config: the whole config.
+    sides: what `sides_of` gives, so that each image need not be decoded again.
 
   Raises:
-    ValueError: a class without images, one class only, or fewer images than the splits need; names the task.
+    ValueError: there is none, or one that does not serve; images that cannot be decoded, on any host.
+    FileNotFoundError: some are not there; names all of them, each with what prepares it.
   """
-  train = sources.open_dataset(task.data, task.train, data_dir)
-  held_out = 0 if task.test else task.test_images or len(train) // 5
-  number = task.train_images or len(train) - held_out
-  for_validation = task.validation_images or number // 5
-  in_order = task.data.startswith('vtab:')
-  all_of_it = task.train == 'train_validation' and not (task.train_images or task.validation_images)
-  if task.data.startswith('natural6:') and all_of_it:
-    for_validation = len(sources.open_dataset(task.data, 'validation', data_dir))
-    in_order = True
-  sources.check_task(train, number + held_out, every_class=not in_order)
-  if not 0 < for_validation < number:
-    raise ValueError(
-      f'config.tasks.{name}: {for_validation} of {number} images to choose by leave none to train on, or are none'
-    )
-  if in_order:
-    fit, validation = np.split(np.arange(number), [number - for_validation])
-    rest = np.arange(0)
-  else:
-    chosen, rest = _split(name, train, np.arange(len(train)), number, seed)
-    fit, validation = _split(name, train, chosen, number - for_validation, seed)
-  if not task.test:
-    _, test_indices = _split(name, train, rest, len(rest) - held_out, seed)
-    return Task(name, train, fit, validation, train, np.sort(test_indices), task.metric)
-  test = sources.open_dataset(task.data, task.test, data_dir)
-  test_indices = np.arange(len(test))
-  if task.test_images and task.test_images < len(test):
-    test_indices, _ = _split(name, test, test_indices, task.test_images, seed)
-  return Task(name, train, fit, validation, test, np.sort(test_indices), task.metric)
+  if not config.tasks:
+    raise ValueError('config.tasks is empty: name at least one task')
+  fields = [config.tasks.to_dict(), config.data_dir, config.seed, config.image.undecodable]
+  key = json.dumps(fields)
+  if key not in _opened:
+    forget()
+    looking = _Looking()
+    found = check.open_tasks(
+      config.tasks, config.data_dir, config.seed, config.image.undecodable, sides, _of_all_hosts, looking.begin,
+    )  # fmt: skip
+    looking.end()
+    if hosts.first():
+      _say(config, found)
+    _opened[key] = found
+  return _opened[key]
+
+
+def forget() -> None:
+  """Lets go of what was opened, and of its images; at the end of a run."""
+  _opened.clear()
+
+
+def find(config: ml_collections.ConfigDict, name: str) -> Task:
+  """One of the tasks of `load_all`."""
+  return next(task for task in load_all(config) if task.name == name)
+
+
+def sides_of(
+  config: ml_collections.ConfigDict,
+  candidates: Sequence[pool.Member],
+  settings: Mapping[str, Any],
+  selects: bool = False,
+) -> Sides:
+  """The sides that the images of a task are resized to, for what selection and fine-tuning will want of them.
+
+  Args:
+    config: the whole config.
+    candidates: models that may be embedded or fine-tuned.
+    settings: the pool's 'model'.
+    selects: whether selection is still to come.
+  """
+  tunes = {'transfer', 'dat'} & set(config.phases)
+
+  def sides(name: str, part: str) -> set[int]:
+    found = set()
+    for member in candidates:
+      size, resize = embed.preprocessing(member, settings)
+      if selects and size and part != 'test':
+        found.add(members.eval_transform(size, resize).side)
+      if tunes and member.kind in (*pool.NETWORKS, 'bit'):
+        image = config.image.copy_and_resolve_references()
+        size, resize = resolution(config, member, settings, name)
+        image.update(size=size, resize=resize)
+        found.add(members.task_transform(size).side)
+        if part != 'test':
+          found.add(members.train_transform(image, config.transfer).side)
+    return found
+
+  return sides
+
+
+def resolution(
+  config: ml_collections.ConfigDict,
+  member: pool.Member,
+  settings: Mapping[str, Any],
+  task: str = '',
+) -> tuple[int, int]:
+  """(size, resize) of the images that a model is fine-tuned on: those that it was trained on, or the task's own."""
+  size, resize = embed.preprocessing(member, settings)
+  if task and config.tasks[task].size:
+    size, resize = config.tasks[task].size, config.tasks[task].resize
+  return size, resize or size
 
 
 def group(data: str) -> str:
@@ -95,7 +126,14 @@ def group(data: str) -> str:
   return summary.OTHER
 
 
-def describe(task: Task, data: str) -> dict[str, str | int | bool]:
+def write(config: ml_collections.ConfigDict, workdir: str, loaded: Sequence[Task]) -> None:
+  """Leaves tasks.csv, as soon as it is known what the tasks are."""
+  if hosts.first():
+    rows = [describe(task, config.tasks[task.name].data) for task in loaded]
+    members.write_csv(pd.DataFrame(rows), f'{workdir}/tasks.csv')
+
+
+def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
   """What results of a task rest on: a row of tasks.csv.
 
   Args:
@@ -111,6 +149,8 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool]:
     allowed = natural6.find(name).versions[:1]
   version = task.train.version
   number = version.rpartition('/')[2]
+  (_, least), (_, most) = check.extremes(task)
+  copies = task.copies
   return {
     'task': task.name,
     'data': data,
@@ -122,86 +162,62 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool]:
     'test': len(task.test_indices),
     'metric': task.metric,
     'statistic': outcomes.statistic(group(data)),
+    'validation_from': task.origin['validation'],
+    'test_from': task.origin['test'],
+    'least': least,
+    'most': most,
+    'skipped': len(task.skipped),
+    'left_out': check.left_out(task),
+    'test_copies': copies.test if copies else None,
+    'validation_copies': copies.validation if copies else None,
+    'class_copies': copies.classes if copies else None,
+    'one_image_classes': len(splits.one_image_classes(task)),
+    'notes': '; '.join(task.train.intake.notes) if task.train.intake else '',
   }
 
 
-# Test images up to this size are decoded once for all trials.
-_HELD_BYTES = 2**30
+class _Looking:
+  """Shows how far the looking is."""
+
+  def __init__(self):
+    self._done = self._total = 0
+    self._began = time.monotonic()
+
+  def begin(self, total: int) -> Callable[[], None]:
+    self._total = total
+    self._progress = Progress(total, description='look')
+    return self._tick
+
+  def _tick(self) -> None:
+    self._done += 1
+    said = not self._done % _SAY_EVERY
+    if said or not self._done % 16 or self._done == self._total:
+      seconds = time.monotonic() - self._began
+      self._progress.update(
+        self._done, self._done % 16 or 16, {'seconds': seconds} if said else None
+      )
+
+  def end(self) -> None:
+    self._progress.close()
+    if self._total:
+      seconds = time.monotonic() - self._began
+      logging.info(
+        'tasks: looked at %d images in %.1f s, %.0f images/s', self._total, seconds, self._total / max(seconds, 1e-3)
+      )  # fmt: skip
 
 
-def hold(task: Task, transform: transforms.Transform) -> Task:
-  """Decodes the task's images once, since every trial reads all of them many times.
-
-  Args:
-    task: as loaded.
-    transform: without chance; the one that trains and evaluates alike.
-
-  Returns:
-    The task over arrays. A test split larger than a GiB stays as it is.
-  """
-  train = batches.in_memory(task.train, task.all, transform)
-  fit, validation = np.split(np.arange(len(train)), [len(task.fit)])
-  held = dataclasses.replace(task, train=train, fit=fit, validation=validation)
-  if 3 * transform.size**2 * len(task.test_indices) > _HELD_BYTES:
-    return held
-  test = batches.in_memory(task.test, task.test_indices, transform)
-  return dataclasses.replace(held, test=test, test_indices=np.arange(len(test)))
+def _of_all_hosts(faults: list[check.Fault]) -> list[check.Fault]:
+  """What cannot be decoded on any of the hosts, each of which reads its own copy: all skip the same, or all end."""
+  found = {}
+  for process, part in enumerate(hosts.gather(faults)):
+    for name, split, index, why in part:
+      where = f' (process {process})' if process else ''
+      found.setdefault((name, split, index), f'{why}{where}')
+  return [(*place, why) for place, why in sorted(found.items())]
 
 
-def decodable(task: Task, undecodable: str) -> Task:
-  """The task without those training images that cannot be decoded, under the policy 'skip'; else as it is."""
-  if undecodable == 'raise':
-    return task
-
-  def good(indices):
-    return np.array([i for i in indices if _decodes(task.train, int(i))], int)
-
-  fit, validation = good(task.fit), good(task.validation)
-  if not (len(fit) and len(validation)):
-    raise ValueError(f'task {task.name!r}: no image to train on, or to choose by, can be decoded')
-  return dataclasses.replace(task, fit=fit, validation=validation)
-
-
-def _decodes(dataset: Dataset, index: int) -> bool:
-  try:
-    dataset.image(index)
-  except UndecodableImage as error:
-    logging.warning('skipped: %s', error)
-    return False
-  return True
-
-
-def load_all(config: ml_collections.ConfigDict) -> list[Task]:
-  """Opens every task of a config.
-
-  Raises:
-    ValueError: there is none.
-    FileNotFoundError: some are not there; names all of them, each with what prepares it.
-  """
-  if not config.tasks:
-    raise ValueError('config.tasks is empty: name at least one task')
-  loaded, missing = [], []
-  for name, task in config.tasks.items():
-    try:
-      loaded.append(load(name, task, config.data_dir, config.seed))
-    except FileNotFoundError as error:
-      missing.append(f'task {name!r}: {error}')
-  if missing:
-    raise FileNotFoundError('\n'.join(missing))
-  return loaded
-
-
-def _split(name: str, dataset: Dataset, indices: np.ndarray, first: int, seed: int):
-  """Two disjoint parts, the first of `first` images, each with the classes in proportion."""
-  if first == len(indices):
-    return indices, indices[:0]
-  if first == 0:
-    return indices[:0], indices
-  labels = dataset.labels[indices]
-  smallest = min(first, len(indices) - first)
-  # Proportions need an image of every class on both sides; where a side is too small, chance decides.
-  counts = np.bincount(labels)
-  proportional = smallest >= len(counts[counts > 0]) and counts[counts > 0].min() >= 2
-  return train_test_split(
-    indices, train_size=first, random_state=seed, stratify=labels if proportional else None
-  )
+def _say(config, found: Sequence[Task]) -> None:
+  for task in found:
+    logging.info('%s', '\n'.join(check.describe(task, config.tasks[task.name].data)))
+    for line in check.warnings(task):
+      logging.warning('%s', line)

@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import batches
+from experts.data import batches, check
 from experts.models import resnet, weights
 from experts.phases import members, predict, select, tasks
 from experts.reporting import tables
-from experts.selection import embed, networks, pool
+from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
@@ -39,7 +39,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   settings, candidates = pool.read_model(path), pool.read(path)
   scores = pd.read_csv(f'{workdir}/scores.csv')
   table = Trials(f'{workdir}/trials.csv')
-  described = []
+  tasks.write(config, workdir, tasks.load_all(config, tasks.sides_of(config, candidates, settings)))
   for name in config.tasks:
     ranked = scores[(scores.task == name) & (scores.strategy == select.strategy_names(config)[0])]
     tried = set(ranked.model[ranked['rank'] <= config.select.budget])
@@ -64,10 +64,6 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       size = sized.image.size, sized.image.resize
       if size not in opened:
         opened[size] = open_task(sized, name)
-        if len(opened) == 1:
-          described.append(tasks.describe(opened[size], config.tasks[name].data))
-          if hosts.first():
-            members.write_csv(pd.DataFrame(described), f'{workdir}/tasks.csv')
       trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
       trainers[member.name] = trainer, trainer.sweep()
     if not trainers:
@@ -85,23 +81,18 @@ def with_size_of(
   member: pool.Member, settings: Mapping[str, Any], config: members.Config, task: str = ''
 ) -> members.Config:
   """The config for a pool's model, which sees images of the size that it was trained on, or of that of the task."""
-  size, resize = embed.preprocessing(member, settings)
-  if task and config.tasks[task].size:
-    size, resize = config.tasks[task].size, config.tasks[task].resize
+  size, resize = tasks.resolution(config, member, settings, task)
   config = config.copy_and_resolve_references()
-  config.image.update(size=size, resize=resize or size)
+  config.image.update(size=size, resize=resize)
   return config
 
 
 def open_task(config: members.Config, name: str) -> tasks.Task:
-  """A task of the config, its images in memory if they are few enough."""
-  task = tasks.load(name, config.tasks[name], config.data_dir, config.seed)
-  transform = members.train_transform(config.image, config.transfer)
-  # An image that is skipped would move the indices of those behind it.
-  if transform == members.eval_transform(config.image.size, config.image.resize) and (
-    config.image.undecodable == 'raise'
-  ):
-    return tasks.hold(task, transform)
+  """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
+  task, whole = tasks.find(config, name), members.task_transform(config.image.size).side
+  for side in {members.train_transform(config.image, config.transfer).side, whole}:
+    check.hold(task.train, task.all, side)
+  check.hold(task.test, task.test_indices, whole)
   return task
 
 
@@ -288,7 +279,8 @@ class Trainer:
     found = []
 
     def evaluate(mesh, _, trained):
-      count = members.evaluator(self._config, mesh, members.predict(model), {})
+      whole = members.task_transform(self._config.image.size)
+      count = members.evaluator(self._config, mesh, members.predict(model), {}, whole)
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
       part = self._task.test_indices if on_test else self._task.validation
@@ -358,8 +350,9 @@ class Trainer:
       'ranges': self._ranges(),
       'network': {
         **self._load()[0],
+        # As it was tested: a random crop in training is none here.
         'size': self._config.image.size,
-        'resize': self._config.image.resize,
+        'resize': self._config.image.size,
       },
     }
     confusion = self._confusion(described['network'], params)
@@ -383,7 +376,7 @@ class Trainer:
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""
     task, config = self._task, self._config
-    transform = members.eval_transform(config.image.size, config.image.resize)
+    transform = members.task_transform(config.image.size)
     batch, classes = config.run.evaluation_batch, task.test.num_classes
     counts = np.zeros((classes, classes), int)
     for part in batches.eval_batches(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from experts.reporting import figures_results, picks, study, summary, tables
+from experts.reporting import figures_results, intake, picks, study, summary, tables
 
 EXP, OURS = '[EXP]', 'ours'
 _DAT = 'dat', 'Domain-adaptive transfer'
@@ -123,7 +123,12 @@ def _overview(results: Results) -> Part:
     'table',
     'What was chosen for each task, and what there was to choose from',
     'Results',
-    'Test accuracies after fine-tuning: medians over the retrained models, of the natural six means.',
+    ' '.join(
+      (
+        'Test accuracies after fine-tuning: medians over the retrained models, of the natural six means.',
+        *(f'{line}.' for line in intake.cautions(results.tasks)),
+      )
+    ),
   )
   scores = results.tables.scores
   if not ((scores.strategy == results.strategy) & scores['rank'].notna()).any():
@@ -353,7 +358,23 @@ def _tasks(results: Results) -> list[Part]:
   if len(changed):
     about += f' Not the papers’ version: {", ".join(changed)}; their figures do not compare with the papers’.'
   table = results.tasks.assign(drift=pd.Series(in_words, results.tasks.index, dtype=object))
-  return [Part('tasks', 'Tasks: data and versions', 'Data', about, table)]
+  read = intake.table(results.tasks)
+  if read is None:
+    return [Part('tasks', 'Tasks: data and versions', 'Data', about, table)]
+  found = (
+    'Where the images to choose by and to test on come from, the images to learn from of the smallest and the largest '
+    'class, what lay there and was not read, and images that are there twice, pixel for pixel.'
+  )
+  return [
+    Part(
+      'tasks',
+      'Tasks: data and versions',
+      'Data',
+      about,
+      table.drop(columns=list(intake.COLUMNS[1:])),
+    ),
+    Part('intake', 'Tasks: what was read', 'Data', found, read),
+  ]
 
 
 def _interval(results: Results) -> str:

@@ -84,7 +84,7 @@ def read_tasks(path: str | os.PathLike) -> pd.DataFrame:
     FileNotFoundError: no such file.
     ValueError: missing columns, tasks given twice, or a drift that is neither true nor false nor empty.
   """
-  table = _read(path, _TASKS, 'transfer')
+  table = _read(path, _TASKS, 'select')
   _refuse_repeated(path, table, ['task'])
   known = table.drift.isna() | table.drift.isin([True, False])
   if len(bad := table[~known]):

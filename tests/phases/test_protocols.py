@@ -2,6 +2,7 @@
 
 import json
 
+import cv2
 import numpy as np
 import pandas as pd
 import pytest
@@ -91,6 +92,20 @@ def test_natural_six_are_cropped_as_in_the_paper():
   assert (transfer.numbers(config), transfer.numbers(vtab_knn.get_config())) == ((1, 30), (10, 3))
 
 
+def test_a_task_is_trained_and_tested_on_the_whole_image_however_upstream_was_cropped():
+  image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
+  config = vtab_knn.get_config('dtd')
+  config.image.update(size=16, resize=20)
+  trained = members.train_transform(config.image, config.transfer)(image)
+  np.testing.assert_array_equal(trained, cv2.resize(image, (16, 16)))
+  np.testing.assert_array_equal(trained, members.task_transform(16)(image))
+  assert not np.array_equal(trained, members.eval_transform(16, 20)(image))
+  # Chance crops in training, of natural six, but not where they are tested.
+  section = natural6.get_config('pets').transfer
+  assert members.train_transform(config.image, section).random
+  np.testing.assert_array_equal(members.task_transform(16)(image), trained)
+
+
 def test_trials_read_back_are_those_that_were_written(tmp_path):
   table = transfer.Trials(str(tmp_path / 'trials.csv'))
   row = {'task': 't', 'model': 'm', 'selection': 0, 'lr': 0.1, 'steps': 3, 'weight_decay': 1.234e-5}
@@ -172,7 +187,8 @@ def test_draws_are_trained_chosen_from_and_retrained(pets, chain, run_main, tmp_
   assert described['metric'] == 'mean_per_class'
   assert described['test_accuracy'] == pytest.approx(by_class.accuracy.mean(), abs=1e-6)
   assert described['network']['size'] == 16
-  assert described['network']['resize'] == 20
+  # Training crops 16 out of 20; evaluation, and so the prediction, takes the whole image (F.1).
+  assert described['network']['resize'] == 16
   about = pd.read_csv(tmp_path / 'run/tasks.csv').iloc[0]
   assert about[['task', 'data', 'classes', 'fit', 'validation', 'test']].tolist() == [
     'pets', 'natural6:pets', 3, 24, 12, 20,

@@ -1,0 +1,399 @@
+"""Which images of a task train, validate and test: as its source splits them, else drawn by the seed."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from sklearn.model_selection import train_test_split
+
+from experts.data import look, sources
+from experts.data.dataset import Dataset, join
+
+# Names of the parts of a task.
+PARTS = ('fit', 'validation', 'test')
+
+
+@dataclasses.dataclass(frozen=True)
+class Copies:
+  """Images of the very same pixels as others of their task.
+
+  Attributes:
+    test: test images that are copies of images that train or validate.
+    validation: images to choose by that are copies of images to fit.
+    classes: images that are copies of one of another class.
+    examples: 'test', 'validation' or 'classes' -> the files of one such pair.
+  """
+
+  test: int
+  validation: int
+  classes: int
+  examples: Mapping[str, str]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Task:
+  """A labelled set of few images to transfer to.
+
+  Attributes:
+    name: key of the task in the config.
+    train: data set of the images that may be trained on.
+    fit: indices into `train`, for the sweep to train on.
+    validation: indices into `train`, for the sweep to choose by.
+    test: data set of the images that count; the very same as `train` where they are held out of it.
+    test_indices: indices into `test`.
+    metric: what counts, 'accuracy' or 'mean_per_class'.
+    origin: part -> where its images come from, in words.
+    drawn: the parts that were drawn by chance out of one split, and may be drawn again.
+    every_class: whether each class must have an image to train on.
+    skipped: why images were left out that cannot be decoded, a line each that names the file.
+    copies: what there is twice; None where nobody has looked.
+  """
+
+  name: str
+  train: Dataset
+  fit: np.ndarray
+  validation: np.ndarray
+  test: Dataset
+  test_indices: np.ndarray
+  metric: str = 'accuracy'
+  origin: Mapping[str, str] = dataclasses.field(default_factory=dict)
+  drawn: tuple[str, ...] = ()
+  every_class: bool = True
+  skipped: tuple[str, ...] = ()
+  copies: Copies | None = None
+
+  @property
+  def all(self) -> np.ndarray:
+    """Fit and validation images: what selection sees and the retrained model learns from."""
+    return np.concatenate([self.fit, self.validation])
+
+  @property
+  def labels(self) -> np.ndarray:
+    return self.train.labels[self.all]
+
+  def part(self, name: str) -> tuple[Dataset, np.ndarray]:
+    """The data set and the indices of one of PARTS."""
+    if name == 'test':
+      return self.test, self.test_indices
+    return self.train, getattr(self, name)
+
+
+def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
+  """Opens a task and splits its training images.
+
+  VTAB tasks keep the order and the split of the protocol (§5), and the natural six their own validation split, unless
+  the config says how many images. A folder's or archive's splits 'validation' and 'test' are what they are called, unless
+  the config says otherwise. All else is drawn by `seed`, with every class in proportion and every group on one side.
+
+  Args:
+    name: key of the task in the config.
+    spec: the config's fields of a task.
+    data_dir: where relative paths start.
+    seed: of what is drawn.
+
+  Raises:
+    ValueError: a class without images, one class only, one image a class, or fewer images than the splits need; names
+      the task.
+  """
+  train = sources.open_dataset(spec.data, spec.train, data_dir)
+  validation, test = _other_splits(name, spec, train)
+  held_out = 0 if test else spec.test_images or len(train) // 5
+  official = _official_validation(spec, data_dir)
+  in_order = spec.data.startswith('vtab:') or official > 0
+  chosen_by = sources.open_dataset(spec.data, validation, data_dir) if validation else None
+  if chosen_by:
+    for_validation = min(spec.validation_images or len(chosen_by), len(chosen_by))
+    number = spec.train_images - for_validation if spec.train_images else len(train) - held_out
+  else:
+    number = spec.train_images or len(train) - held_out
+    for_validation = official or spec.validation_images or number // 5
+  sources.check_task(train, number + held_out, every_class=not in_order)
+  if not in_order:
+    _refuse_one_image_a_class(train)
+  _check_numbers(name, number, for_validation, chosen_by is not None)
+  if in_order:
+    used, rest = np.arange(number), np.arange(0)
+  else:
+    used, rest = _split(train, np.arange(len(train)), number, seed, _groups(train))
+  if chosen_by:
+    fit = used
+    own, _ = _split(chosen_by, np.arange(len(chosen_by)), for_validation, seed)
+    validates = len(train) + own
+  elif in_order:
+    fit, validates = np.split(used, [number - for_validation])
+  else:
+    fit, validates = _split(train, used, len(used) - for_validation, seed, _groups(train))
+  whole = join(f'{train.name} and {validation}', [train, chosen_by]) if chosen_by else train
+  if test:
+    tests = sources.open_dataset(spec.data, test, data_dir)
+    test_indices = np.arange(len(tests))
+    if spec.test_images and spec.test_images < len(tests):
+      test_indices, _ = _split(tests, test_indices, spec.test_images, seed)
+  else:
+    tests = whole
+    _, test_indices = _split(train, rest, max(len(rest) - held_out, 0), seed, _groups(train))
+  drawn = () if in_order else ('fit', *['validation'][bool(chosen_by) :], *['test'][bool(test) :])
+  held = f'held out of {spec.train}'
+  return Task(
+    name,
+    whole,
+    fit,
+    validates,
+    tests,
+    np.sort(test_indices),
+    spec.metric,
+    {'fit': spec.train, 'validation': validation or held, 'test': test or held},
+    drawn,
+    every_class=not in_order,
+  )
+
+
+def settle(
+  task: Task, faults: Mapping[tuple[str, int], str], seen: Mapping[str, look.Seen], seed: int
+) -> Task:
+  """The task as it is used, now that all its images were looked at.
+
+  Args:
+    task: as loaded.
+    faults: (part, index) of the images to leave out -> why.
+    seen: what was seen of each part.
+    seed: of what is drawn again.
+
+  Returns:
+    The task without these images. Where images of the same pixels fell on both sides of what was drawn by chance, it is
+    drawn again, with these on one side.
+
+  Raises:
+    ValueError: nothing is left of a part, or of a class to train on; names the task.
+  """
+  left = {
+    part: np.array([i for i in task.part(part)[1] if (part, int(i)) not in faults], np.int64)
+    for part in PARTS
+  }
+  if empty := [part for part, indices in left.items() if not len(indices)]:
+    raise ValueError(f'task {task.name!r}: no image of {task.origin[empty[0]]} can be decoded')
+  if task.every_class:
+    _check_classes(task, np.concatenate([left['fit'], left['validation']]))
+  numbers = _numbers(task, left, seen)
+  if _straddle([numbers[part] for part in task.drawn]):
+    left |= _drawn_again(task, left, numbers, seed)
+    numbers = _numbers(task, left, seen)
+  settled = dataclasses.replace(
+    task,
+    fit=left['fit'],
+    validation=left['validation'],
+    test_indices=left['test'],
+    skipped=tuple(faults.values()),
+  )
+  return dataclasses.replace(settled, copies=_copies(settled, numbers))
+
+
+def one_image_classes(task: Task) -> list[str]:
+  """The classes of which there is a single image in all to learn from, or to hold out."""
+  indices = [task.fit, task.validation]
+  if 'test' in task.drawn:
+    indices.append(task.test_indices)
+  counts = np.bincount(task.train.labels[np.concatenate(indices)], minlength=task.train.num_classes)
+  return [task.train.class_names[label] for label in np.flatnonzero(counts == 1)]
+
+
+def some(names: Iterable[str], most: int = 5) -> str:
+  """Names for a message, the first of many."""
+  names = list(names)
+  more = f' and {len(names) - most} more' if len(names) > most else ''
+  return ', '.join(names[:most]) + more
+
+
+def _other_splits(name: str, spec: Any, train: Dataset) -> tuple[str, str]:
+  """The names of the splits that validate and test; empty for those that are held out of the training split."""
+  found = dict.fromkeys(('validation', 'test'), '')
+  # Those of a published set are not for the project to choose from.
+  known = set(train.intake.splits if train.intake and spec.data.startswith('images:') else ())
+  for part in found:
+    wanted = spec[part]
+    others = {spec.train, *(spec[other] for other in found if other != part)}
+    if not wanted and part in known - others:
+      wanted = part
+    found[part] = '' if wanted == spec.train else wanted
+  if found['test'] and found['test'] == found['validation']:
+    raise ValueError(
+      f'config.tasks.{name}: validation and test are both {found["test"]!r}: an accuracy on images that were chosen by says '
+      f'nothing; config.tasks.{name}.validation={spec.train} holds some out of {spec.train!r}'
+    )
+  return found['validation'], found['test']
+
+
+def _official_validation(spec: Any, data_dir: str) -> int:
+  """How many images of the natural six's joined split validate, as published; 0 where it is another task or a part."""
+  whole = spec.train == 'train_validation' and not (spec.train_images or spec.validation_images)
+  if not spec.data.startswith('natural6:') or not whole:
+    return 0
+  return len(sources.open_dataset(spec.data, 'validation', data_dir))
+
+
+def _check_numbers(name: str, number: int, for_validation: int, apart: bool) -> None:
+  if min(for_validation, number) < 1 or (not apart and for_validation >= number):
+    raise ValueError(
+      f'config.tasks.{name}: {for_validation} of {number} images to choose by leave none to train on, or are none'
+    )
+
+
+def _refuse_one_image_a_class(train: Dataset) -> None:
+  if np.bincount(train.labels).max() == 1:
+    raise ValueError(
+      f'{train.name}: there is one image of each class ({some(train.class_names)}): nothing could be tested; add images, '
+      'at least another of each'
+    )
+
+
+def _check_classes(task: Task, indices: np.ndarray) -> None:
+  left = np.bincount(task.train.labels[indices], minlength=task.train.num_classes)
+  before = np.bincount(task.train.labels[task.all], minlength=task.train.num_classes)
+  if len(gone := np.flatnonzero((left == 0) & (before > 0))):
+    names = some(repr(task.train.class_names[label]) for label in gone)
+    raise ValueError(
+      f'task {task.name!r}: no image of class {names} can be decoded: add images, or remove the class'
+    )
+
+
+def _numbers(
+  task: Task, parts: Mapping[str, np.ndarray], seen: Mapping[str, look.Seen]
+) -> dict[str, np.ndarray]:
+  """Part -> a number for each of its images, the same for images of the same pixels."""
+  of_train = {**seen['fit'].prints, **seen['validation'].prints}
+  of_test = seen['test'].prints
+  if task.test is task.train:
+    of_train = of_test = of_train | of_test
+  prints = [
+    (of_test if part == 'test' else of_train)[int(i)] for part in PARTS for i in parts[part]
+  ]
+  ends = np.cumsum([len(parts[part]) for part in PARTS])[:-1]
+  return dict(zip(PARTS, np.split(look.copies(prints), ends), strict=True))
+
+
+def _groups(dataset: Dataset) -> dict[int, int] | None:
+  """Index -> a number, the same for images of one group; None where nothing tells of groups."""
+  if not dataset.groups:
+    return None
+  numbers = {}
+  return {i: numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(dataset.groups)}
+
+
+def _together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapping[int, int]:
+  """The numbers of `first`, made equal for images that are joined by either, however indirectly."""
+  if second is None:
+    return first
+  parent = {}
+
+  def root(node):
+    while (above := parent.setdefault(node, node)) != node:
+      node = above
+    return node
+
+  for index, number in first.items():
+    parent[root(('second', second[index]))] = root(('first', number))
+  numbers = {}
+  return {i: numbers.setdefault(root(('first', n)), len(numbers)) for i, n in first.items()}
+
+
+def _straddle(parts: Sequence[np.ndarray]) -> bool:
+  """Whether a number is in several parts, and there are enough to go round."""
+  if len(parts) < 2:
+    return False
+  several = len(np.unique(np.concatenate(parts)))
+  return sum(len(np.unique(part)) for part in parts) > several >= len(parts)
+
+
+def _drawn_again(
+  task: Task, left: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray], seed: int
+) -> dict[str, np.ndarray]:
+  """The drawn parts, with images of one number on one side, and of about the same sizes."""
+  kept = np.concatenate([left[part] for part in task.drawn])
+  same = np.concatenate([numbers[part] for part in task.drawn])
+  unit = _together(dict(zip(kept.tolist(), same.tolist(), strict=True)), _groups(task.train))
+  found = {}
+  if 'test' in task.drawn:
+    kept, test = _split(task.train, kept, len(kept) - len(left['test']), seed, unit)
+    found['test'] = np.sort(test)
+  found['fit'] = kept
+  if 'validation' in task.drawn:
+    validates = len(left['validation'])
+    found['fit'], found['validation'] = _split(task.train, kept, len(kept) - validates, seed, unit)
+  return found
+
+
+def _copies(task: Task, numbers: Mapping[str, np.ndarray]) -> Copies:
+  fit, validation, test = (numbers[part] for part in PARTS)
+  places = [(part, int(i)) for part in PARTS for i in task.part(part)[1]]
+  number = np.concatenate([fit, validation, test])
+  label = np.array([task.part(part)[0].label(i) for part, i in places])
+  first = {}  # of each number
+  for place, own in zip(places, number.tolist(), strict=True):
+    first.setdefault(own, place)
+  labels = collections.defaultdict(set)
+  for own, one in zip(number.tolist(), label.tolist(), strict=True):
+    labels[own].add(one)
+  kinds = {
+    'test': np.isin(number, np.concatenate([fit, validation])) & _of(places, 'test'),
+    'validation': np.isin(number, fit) & _of(places, 'validation'),
+    'classes': np.array([len(labels[own]) > 1 for own in number.tolist()]),
+  }
+  where = lambda place: task.part(place[0])[0].where(place[1])
+  examples = {}
+  for kind, found in kinds.items():
+    for row in np.flatnonzero(found):
+      if (other := first[int(number[row])]) != places[row] and kind not in examples:
+        examples[kind] = f'{where(places[row])} is {where(other)}'
+  return Copies(**{kind: int(found.sum()) for kind, found in kinds.items()}, examples=examples)
+
+
+def _of(places: Sequence[tuple[str, int]], part: str) -> np.ndarray:
+  return np.array([one == part for one, _ in places])
+
+
+def _split(
+  dataset: Dataset,
+  indices: np.ndarray,
+  first: int,
+  seed: int,
+  unit: Mapping[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Two disjoint parts, the first of `first` images, each with the classes in proportion.
+
+  A class of one image, which cannot be on both sides, goes to the first.
+
+  Args:
+    dataset: the images.
+    indices: int [N].
+    first: images of the first part; about so many where units are larger than an image.
+    seed: of the draw.
+    unit: index -> a number; images of one number stay together.
+  """
+  if first == len(indices):
+    return indices, indices[:0]
+  if first == 0:
+    return indices[:0], indices
+  own = np.arange(len(indices)) if unit is None else np.array([unit[int(i)] for i in indices])
+  rows = np.sort(np.unique(own, return_index=True)[1])  # the first image of each unit
+  number = min(max(round(first * len(rows) / len(indices)), 1), len(rows) - 1)
+  labels = dataset.labels[indices[rows]]
+  counts = np.bincount(labels)
+  alone = counts[labels] == 1
+  if alone.sum() >= number or alone.all():
+    # More such classes than the first part holds: chance decides.
+    alone = np.zeros(len(rows), bool)
+  rest, number = rows[~alone], number - int(alone.sum())
+  labels = dataset.labels[indices[rest]]
+  counts = np.bincount(labels)
+  # Proportions need an image of every class on both sides; where a side is too small, chance decides.
+  smallest = min(number, len(rest) - number)
+  proportional = smallest >= np.count_nonzero(counts) and counts[counts > 0].min() >= 2
+  one, other = train_test_split(
+    rest, train_size=number, random_state=seed, stratify=labels if proportional else None
+  )
+  one = np.concatenate([one, rows[alone]])
+  if unit is None:
+    return indices[one], indices[other]
+  return indices[np.isin(own, own[one])], indices[np.isin(own, own[other])]
