@@ -1,7 +1,6 @@
 """One run at a time in a workdir, whatever became of the one before."""
 
 import json
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -120,17 +119,26 @@ def test_an_error_gives_the_workdir_back(tmp_path):
 
 
 def test_a_forked_process_gives_nothing_back(tmp_path):
-  def leave(held):
-    held.__exit__(None, None, None)
-
-  held = lock.hold(str(tmp_path))
-  held.__enter__()
-  child = multiprocessing.get_context('fork').Process(target=leave, args=(held,))
-  child.start()
-  child.join()
-  assert (tmp_path / lock.NAME).exists()
-  held.__exit__(None, None, None)
-  assert not (tmp_path / lock.NAME).exists()
+  body = (
+    'import os, sys\nfrom experts import lock\n'
+    'held = lock.hold(sys.argv[1])\n'
+    'held.__enter__()\n'
+    'if not os.fork():\n'
+    '  held.__exit__(None, None, None)\n'
+    '  os._exit(0)\n'
+    'os.wait()\n'
+    'print(os.listdir(sys.argv[1]))\n'
+    'held.__exit__(None, None, None)\n'
+    'print(os.listdir(sys.argv[1]))\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', body, tmp_path],
+    capture_output=True,
+    text=True,
+    check=True,
+    env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+  )
+  assert done.stdout.splitlines() == [f"['{lock.NAME}']", '[]']
 
 
 def test_of_many_that_find_a_stale_lock_one_goes_on(tmp_path):
