@@ -20,7 +20,7 @@ from collections.abc import Iterator
 # Before TensorFlow, XLA and libtpu are loaded: their notes are for their own developers. TensorFlow says of oneDNN that
 # sums may round differently, whatever its log level; no product of this project is computed by it.
 _QUIET = {
-  'TF_CPP_MIN_LOG_LEVEL': '2',
+  'TF_CPP_MIN_LOG_LEVEL': '3',
   'TF_ENABLE_ONEDNN_OPTS': '0',
   'TPU_MIN_LOG_LEVEL': '2',
   'TPU_STDERR_LOG_LEVEL': '2',
