@@ -3,11 +3,14 @@
 All that it says is kept in the workdir's log.txt; --debug shows tracebacks and what libraries say, too.
 """
 
+# First, since it quiets the libraries that the others load.
+from experts import entry  # isort: skip
+
 from absl import app as absl_app
 from absl import flags, logging
 from ml_collections import config_flags
 
-from experts import app, entry
+from experts import app
 
 _CONFIG = config_flags.DEFINE_config_file(
   'config', help_string='A file of configs/; its fields are overridden by --config.FIELD=VALUE.'

@@ -161,7 +161,7 @@ def _run_phase(config, workdir, phase, board, records):
   try:
     with memory.explained(config, phase):
       module.run(config, workdir, board)
-  except (ValueError, OSError):
+  except (ValueError, OSError, MemoryError):
     # A mistyped path, say: as long as nothing was made, the mended config is no other one.
     if hosts.first() and not state and _files(workdir) == before:
       os.remove(records.path(phase))

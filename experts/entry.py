@@ -17,7 +17,7 @@ import traceback
 import types
 from collections.abc import Iterator
 
-# Before TensorFlow, XLA and libtpu are loaded: their notes are for their own developers. TensorFlow says of oneDNN that
+# Before TensorFlow, XLA and libtpu are loaded, which look once: their notes are for their own developers. TensorFlow says of oneDNN that
 # sums may round differently, whatever its log level; no product of this project is computed by it.
 _QUIET = {
   'TF_CPP_MIN_LOG_LEVEL': '3',
@@ -27,6 +27,8 @@ _QUIET = {
   # The log is to hold all of a traceback, and where an error was raised says whose it is.
   'JAX_TRACEBACK_FILTERING': 'off',
 }
+for _name, _value in _QUIET.items():
+  os.environ.setdefault(_name, _value)
 _FOLDER = pathlib.Path(__file__).resolve().parents[1]
 _OURS = tuple(f'{_FOLDER / name}{os.sep}' for name in ('experts', 'launch', 'configs'))
 _MENDABLE = (
@@ -64,8 +66,6 @@ def guard(interrupted: str = '') -> Iterator[None]:
   Args:
     interrupted: what to say after Ctrl-C, where something goes on or is kept.
   """
-  for name, value in _QUIET.items():
-    os.environ.setdefault(name, value)
   own = sys.argv.index('--') if '--' in sys.argv else len(sys.argv)
   _State.debug = _DEBUG in sys.argv[1:own]
   sys.argv[:own] = [arg for arg in sys.argv[:own] if arg != _DEBUG]

@@ -12,6 +12,7 @@ import ml_collections
 from absl import logging
 
 from experts import config as configs
+from experts import lock
 from experts.data import contents, image_files, sources
 from experts.selection import pool
 
@@ -41,6 +42,8 @@ _READS = {
   'dat': ('upstream', 'tasks', 'pool'),
   'report': ('results', 'paper'),
 }
+# What is read of a folder that is no data set.
+_RESULTS = ('.csv', '.json', '.npz')
 _SPLITS = ('train', 'validation', 'test')
 # So many classes are named in a message.
 _NAMED = 5
@@ -227,7 +230,7 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     many = max(abs(new - old), 1)
     noun = f'{many} image{"s" if many > 1 else ""}'
     verb = 'are' if many > 1 else 'is'
-    if name.startswith('model '):
+    if name.startswith(('model ', 'file ')):
       state = 'is new' if name not in before else 'is gone' if name not in now else 'is another'
       words += [f'the {name} {state}'] if then != digest else []
     elif new != old:
@@ -259,7 +262,11 @@ def _of_file(path: str) -> dict[str, contents.Content]:
   path = os.path.expanduser(path)
   if not path or not os.path.exists(path):
     return {}
-  return {'': {'': (1, contents.of_path(path))}}
+  if not os.path.isdir(path):
+    return {'': {'': (1, contents.of_path(path))}}
+  # Results or a model; a workdir holds more, which is written all the time.
+  names = [name for name in os.listdir(path) if name.endswith(_RESULTS) and name != lock.NAME]
+  return {'': {f'file {name}': (1, contents.of_path(f'{path}/{name}')) for name in names}}
 
 
 def _of_images(path: str) -> dict[str, contents.Content]:

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from experts import app, lock
+from experts import app
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 STEPS, CRASHES = 60, 5
@@ -181,22 +181,6 @@ def test_a_checkpoint_that_cannot_be_saved_ends_the_run_with_its_reason(config_f
   folder.unlink()
   (workdir / 'upstream' / 'moved').rename(folder)
   assert any(path.name.isdigit() for path in folder.iterdir())
-
-
-def test_a_second_run_is_refused_and_the_first_goes_on(config_file, undisturbed, tmp_path):
-  workdir = tmp_path / 'run'
-  first = _start(config_file, workdir)
-  _wait_for_step(first, workdir, 4)
-  code, errors = _finish(_start(config_file, workdir))
-  assert code == 1
-  (line,) = errors.splitlines()
-  assert line.startswith(
-    f'error: another run is in the workdir {workdir}: process {first.pid} on {os.uname().nodename}, since 20'
-  )
-  code, errors = _finish(first)
-  assert code == 0, errors
-  _assert_same(workdir, undisturbed)
-  assert not (workdir / lock.NAME).exists()
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ import pytest
 
 from configs import common
 from experts import config as configs
-from experts import entry, memory
+from experts import entry, lock, memory
 from experts.models import weights
 from experts.phases import members
 from experts.selection import pool
@@ -262,6 +262,35 @@ def test_a_reader_that_has_gone_ends_quietly(tmp_path):
   errors = process.stderr.read().decode()
   process.stderr.close()
   assert (process.wait(), errors) == (141, '')
+
+
+def test_a_second_run_in_a_workdir_is_refused_and_a_killed_one_is_not_in_the_way(tmp_path):
+  config, workdir = tmp_path / 'config.py', tmp_path / 'run'
+  config.write_text(_CONFIG.replace('{fault}', "print('in', flush=True); sys.stdin.read()"))
+  command = [sys.executable, 'main.py', f'--config={config}', f'--workdir={workdir}']
+  first = subprocess.Popen(
+    command,
+    cwd=ROOT,
+    stdin=subprocess.PIPE,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.DEVNULL,
+    text=True,
+  )
+  assert first.stdout.readline() == 'in\n'
+  done = _start(*command[1:])
+  assert done.returncode == 1
+  (line,) = done.stderr.splitlines()
+  assert line.startswith(
+    f'error: another run is in the workdir {workdir}: process {first.pid} on {os.uname().nodename}, since 20'
+  )
+  first.kill()
+  first.communicate()
+  assert (workdir / lock.NAME).exists()
+  done = subprocess.run(
+    command, cwd=ROOT, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+  )
+  assert done.returncode == 0, done.stderr
+  assert not (workdir / lock.NAME).exists()
 
 
 @pytest.mark.parametrize(

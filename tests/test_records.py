@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from configs import common, predict
-from experts import records
+from experts import lock, records
 from experts.models import weights
 from experts.selection import pool
 
@@ -324,3 +324,18 @@ def test_what_a_run_reads_is_looked_at_once(folder, workdir, monkeypatch):
     made.begin(phase)
     made.finish(phase, 1.0)
   assert len(read) == 1
+
+
+def test_other_results_to_report_are_refused(tmp_path, workdir):
+  config = common.get_config()
+  config.phases = ('report',)
+  config.results = str(workdir)
+  (workdir / 'scores.csv').write_text('task,model,score\n')
+  records.Records(config, str(workdir)).begin('report')
+  # What every run writes is none of them.
+  (workdir / 'log.txt').write_text('a line more')
+  (workdir / lock.NAME).write_text('{}')
+  records.Records(config, str(workdir)).check()
+  (workdir / 'scores.csv').write_text('task,model,score\na,b,1\n')
+  with pytest.raises(ValueError, match=r'other data: results: the file scores\.csv is another'):
+    records.Records(config, str(workdir)).check()

@@ -27,11 +27,14 @@ os.environ.setdefault('TPU_LOG_DIR', 'disabled')
 # Programs for devices that are not there can be written to the cache, but not read.
 os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
 
+# First, since it quiets the libraries that the others load.
+from experts import entry  # isort: skip
+
 from absl import app as absl_app
 from absl import flags
 from ml_collections import config_flags
 
-from experts import app, entry
+from experts import app
 from experts import config as configs
 from launch.dry_run import measure, report, topologies
 
