@@ -25,7 +25,11 @@ from experts.training.board import Board
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line; an override of a field that no config has ends in one line, not in a traceback."""
   try:
-    return flags.FLAGS(argv)
+    left = flags.FLAGS(argv)
+    # A config that is not there, or that raises, is an error only when a field is asked for.
+    if 'config' in flags.FLAGS:
+      getattr(flags.FLAGS.config, 'phases', ())
+    return left
   except Exception as error:  # A config is a program, and may raise anything.
     print(f'error: {_explain(argv, error)}', file=sys.stderr)
     sys.exit(1)
