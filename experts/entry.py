@@ -189,7 +189,11 @@ class _File(logging.FileHandler):
       with open(self.baseFilename, 'a', encoding='utf-8', errors='backslashreplace') as file:
         file.write(f'{text}\n')
 
-  def handleError(self, record):
+  def emit(self, record: logging.LogRecord) -> None:
+    with contextlib.suppress(OSError):
+      super().emit(record)
+
+  def handleError(self, record: logging.LogRecord) -> None:
     del record
 
 
