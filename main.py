@@ -1,9 +1,10 @@
-"""Runs the phases of a config: python main.py --config=configs/quickstart.py --workdir=runs/quickstart"""
+"""Runs the phases of a config: python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-import os
+All that it says is kept in the workdir's log.txt; --debug shows tracebacks and what libraries say, too.
+"""
 
-# Before TensorFlow is loaded: its start-up notes are for its own developers.
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+# First, since it quiets the libraries that the others load.
+from experts import entry  # isort: skip
 
 from absl import app as absl_app
 from absl import flags, logging
@@ -20,9 +21,10 @@ flags.mark_flags_as_required(['config', 'workdir'])
 
 def main(argv):
   del argv
-  logging.set_verbosity(logging.INFO)
+  logging.set_verbosity(logging.DEBUG if entry.debug() else logging.INFO)
   app.main(_CONFIG.value, _WORKDIR.value)
 
 
 if __name__ == '__main__':
-  absl_app.run(main, flags_parser=app.parse_flags)
+  with entry.guard():
+    absl_app.run(main, flags_parser=app.parse_flags)

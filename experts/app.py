@@ -2,45 +2,35 @@
 
 import contextlib
 import ctypes
+import difflib
 import glob
-import hashlib
 import importlib
 import json
 import os
 import sys
 import time
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import ml_collections
 from absl import flags, logging
 
 from experts import config as configs
+from experts import entry, lock, memory
+from experts.records import Records, differences
 from experts.training import hosts
 from experts.training.board import Board
-
-# Phase -> the fields of the config that its results depend on (those of the phases before it included).
-_NETWORK = ('seed', 'model', 'image', 'upstream', 'pool', 'experts')
-_INPUTS = {
-  'predict': ('model', 'images'),
-  'upstream': _NETWORK[:-2],
-  'experts': _NETWORK,
-  'domain_predictor': (*_NETWORK, 'domain_predictor'),
-  'select': (*_NETWORK, 'tasks', 'strategy', 'select'),
-  'transfer': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer'),
-  'dat': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer', 'dat'),
-  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer', 'results', 'paper'),
-}
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line; an override of a field that no config has ends in one line, not in a traceback."""
   try:
-    return flags.FLAGS(argv)
-  except (
-    flags.Error, AttributeError, KeyError, TypeError, ValueError, ImportError, OSError
-  ) as error:  # fmt: skip
+    left = flags.FLAGS(argv)
+    # A config that is not there, or that raises, is an error only when a field is asked for.
+    if 'config' in flags.FLAGS:
+      getattr(flags.FLAGS.config, 'phases', ())
+    return left
+  except Exception as error:  # A config is a program, and may raise anything.
     print(f'error: {_explain(argv, error)}', file=sys.stderr)
     sys.exit(1)
 
@@ -48,59 +38,90 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def main(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Runs the config's phases in order.
 
-  A phase that has finished here for the same config is skipped. Errors that a user can mend end the program with one
-  line and code 1; SIGTERM ends it with code 0, and the same command goes on from there.
+  A phase that has finished here for the same config and data is skipped. SIGTERM ends the program with code 0, and the
+  same command goes on from there. What is raised is for `entry.guard`.
   """
   hosts.watch_sigterm()
   try:
     run(config, workdir)
-  except (ValueError, OSError, FloatingPointError) as error:
-    logging.debug('failed', exc_info=True)
-    _fail(str(error))
-  except jax.errors.JaxRuntimeError as error:
-    if not hosts.several():
-      raise
-    logging.debug('failed', exc_info=True)
-    _fail(
-      'another process of the job has ended or cannot be reached; start the same command on every host again, it goes '
-      f'on from the last checkpoint ({str(error).splitlines()[0]})'
-    )
+  except (Exception, KeyboardInterrupt) as error:
+    if hosts.several():
+      code = entry.report(_of_job(error))
+      sys.stdout.flush()
+      # An orderly exit would wait for the other processes, which may wait for this one.
+      os._exit(code)
+    raise
 
 
-def _fail(message: str) -> NoReturn:
-  print(f'error: {message}', file=sys.stderr, flush=True)
-  if hosts.several():
-    # An orderly exit would wait for the other processes, which may wait for this one.
-    os._exit(1)
-  sys.exit(1)
+def _of_job(error: BaseException) -> BaseException:
+  """What an error of JAX means where there are several processes."""
+  if not isinstance(error, jax.errors.JaxRuntimeError):
+    return error
+  return ConnectionError(
+    'another process of the job has ended or cannot be reached; start the same command on every host again, it goes '
+    f'on from the last checkpoint ({str(error).splitlines()[0]})'
+  )
 
 
 def run(config: ml_collections.ConfigDict, workdir: str) -> None:
   """Like `main`, but raises.
 
   Raises:
-    ValueError: the config is invalid, the workdir was made by another one, or the data does not serve.
-    OSError: something cannot be read or written.
+    ValueError: the config is invalid, the workdir was made by another one or with other data, or the data does not
+      serve.
+    OSError: something cannot be read or written, or another run is in the workdir.
     FloatingPointError: a loss is not finite.
+    MemoryError: the device's or the machine's is too small; says which fields to lower.
   """
   configs.validate(config)
   workdir = os.path.abspath(os.path.expanduser(workdir))
-  _quiet_libraries()
+  entry.quiet_terminal()
   _keep_freed_memory()
   _keep_programs(config.run.compilation_cache)
   hosts.start(config.run.coordinator_timeout)
+  # The first process speaks for all; from the others come warnings and errors.
+  entry.quiet_terminal(least=entry.ALL if hosts.first() else entry.WARNINGS)
   _refuse_other_process(config, workdir)
-  if not hosts.first():
-    # The first process speaks for all; from the others come warnings and errors.
-    logging.set_verbosity(logging.WARNING)
   _make_writable(workdir)
-  for phase in config.phases:
-    _refuse_other_config(config, workdir, phase)
-  enabled = config.run.tensorboard and hosts.first()
-  with Board(f'{workdir}/tensorboard', enabled) as board, _tasks_in_memory():
-    for phase in config.phases:
-      hosts.wait(phase)
-      _run_phase(config, workdir, phase, board)
+  with _alone(workdir), entry.logged(_log(workdir)):
+    records = Records(config, workdir)
+    _agree(records.check)
+    enabled = config.run.tensorboard and hosts.first()
+    with Board(f'{workdir}/tensorboard', enabled) as board, _tasks_in_memory():
+      for phase in config.phases:
+        hosts.wait(phase)
+        _run_phase(config, workdir, phase, board, records)
+
+
+def _log(workdir: str) -> str:
+  number = jax.process_index()
+  return f'{workdir}/log.{number}.txt' if number else f'{workdir}/log.txt'
+
+
+@contextlib.contextmanager
+def _alone(workdir: str) -> Iterator[None]:
+  """No other job is in the workdir; the first process holds it for all of this one."""
+  with contextlib.ExitStack() as stack:
+    _agree(lambda: stack.enter_context(lock.hold(workdir)))
+    yield
+
+
+def _agree(decide: Callable[[], object]) -> object:
+  """What the first process finds, or raises, for all: files may look different, or later, to the others."""
+  answer, raised, kind = None, None, ''
+  if hosts.first():
+    try:
+      answer = decide()
+    except (ValueError, OSError) as error:
+      raised, kind = error, 'ValueError' if isinstance(error, ValueError) else 'OSError'
+  message = raised and entry.explain(raised)
+  known = answer if isinstance(answer, (bool, str, type(None))) else None
+  answer, message, kind = hosts.gather([known, message, kind])[0]
+  if raised:
+    raise raised
+  if message:
+    raise (ValueError if kind == 'ValueError' else OSError)(message)
+  return answer
 
 
 @contextlib.contextmanager
@@ -118,9 +139,9 @@ def _refuse_other_process(config, workdir):
   mine = json.loads(json.dumps({'config': config.to_dict(), 'workdir': workdir}))
   given = hosts.gather(mine)
   for index, other in enumerate(given):
-    if differing := _differences(given[0], other, f'process {index}', 'process 0'):
+    if found := differences(given[0], other, f'process {index}', 'process 0'):
       raise ValueError(
-        f'the processes of a job need the same command; these fields differ: {", ".join(differing)}'
+        f'the processes of a job need the same command; these fields differ: {", ".join(found.values())}'
       )
 
 
@@ -130,39 +151,37 @@ def _keep_programs(folder):
     jax.config.update('jax_compilation_cache_dir', os.path.expanduser(folder))
 
 
-def _run_phase(config, workdir, phase, board):
-  record = _read_record(workdir, phase)
-  if record.get('finished'):
-    logging.info('%s: finished here before, for the same config; skipped', phase)
+def _run_phase(config, workdir, phase, board, records):
+  state = _agree(lambda: _state(records, phase))
+  if state == 'finished':
+    logging.info('%s: finished here before, for the same config and data; skipped', phase)
     return
-  _write_record(workdir, phase, {'config': _inputs(config, phase), 'finished': False})
+  if hosts.first():
+    records.begin(phase)
   started = time.monotonic()
   # Imported where used: a phase that does not run need not load what it needs.
   module = importlib.import_module(f'experts.phases.{phase}')
   before = _files(workdir)
   try:
-    module.run(config, workdir, board)
-  except (ValueError, OSError):
+    with memory.explained(config, phase):
+      module.run(config, workdir, board)
+  except (ValueError, OSError, MemoryError):
     # A mistyped path, say: as long as nothing was made, the mended config is no other one.
-    if hosts.first() and not record and _files(workdir) == before:
-      os.remove(_record_path(workdir, phase))
+    if hosts.first() and not state and _files(workdir) == before:
+      os.remove(records.path(phase))
     raise
   # The programs of one phase are of no use to the next, and take memory.
   jax.clear_caches()
   _give_back_memory()
   seconds = round(time.monotonic() - started, 1)
-  _write_record(
-    workdir,
-    phase,
-    {
-      'config': _inputs(config, phase),
-      'finished': True,
-      'seconds': seconds,
-      'jax': jax.__version__,
-      'devices': f'{jax.device_count()} × {jax.devices()[0].device_kind}',
-    },
-  )
+  if hosts.first():
+    records.finish(phase, seconds)
   logging.info('%s: finished in %.0f s', phase, seconds)
+
+
+def _state(records, phase) -> str:
+  record = records.read(phase)
+  return 'finished' if record.get('finished') else 'begun' if record else ''
 
 
 def _files(workdir):
@@ -172,24 +191,9 @@ def _files(workdir):
     for folder, _, files in os.walk(workdir)
     if os.path.relpath(folder, workdir).split(os.sep)[0] not in ('phases', 'tensorboard')
   }
-  return {
-    os.path.join(folder, name)
-    for folder, files in kept.items()
-    for name in files
-    if name != 'tasks.csv'
-  }
-
-
-def _quiet_libraries():
-  # Orbax logs twenty lines a save at the level at which this program says how training goes, and a traceback of each
-  # error that it raises as well; JAX logs each accelerator that is not there, and how processes find each other.
-  def own_or_serious(entry):
-    library = 'orbax' in entry.pathname or '/jax/_src/' in entry.pathname
-    return not library or (entry.levelno >= 30 and not entry.exc_info)
-
-  handler = logging.get_absl_handler()
-  if not handler.filters:
-    handler.addFilter(own_or_serious)
+  made = {os.path.join(folder, name) for folder, files in kept.items() for name in files}
+  others = (_log(workdir), f'{workdir}/{lock.NAME}', f'{workdir}/tasks.csv')
+  return {path for path in made if path not in others}
 
 
 def _keep_freed_memory():
@@ -231,69 +235,22 @@ def _make_writable(workdir):
     ) from error
 
 
-def _inputs(config, phase):
-  fields = config.to_dict()
-  chosen = {name: fields[name] for name in _INPUTS[phase]}
-  # Not its path alone: a pool that models joined is another one.
-  path = os.path.expanduser(chosen.get('pool', ''))
-  if path and os.path.exists(path):
-    with open(path, 'rb') as file:
-      chosen['pool content'] = hashlib.sha256(file.read()).hexdigest()[:12]
-  # What JSON gives back: tuples are lists there.
-  return json.loads(json.dumps(chosen))
-
-
-def _refuse_other_config(config, workdir, phase):
-  record = _read_record(workdir, phase)
-  if not record:
-    return
-  if differing := _differences(record['config'], _inputs(config, phase), 'is', 'was'):
-    raise ValueError(
-      f'{workdir} holds the phase {phase!r} of another config; these fields differ: {", ".join(differing)}. '
-      'Take another --workdir, or the old values'
-    )
-
-
-def _differences(before, now, is_, was) -> list[str]:
-  before, now = configs.leaves(before), configs.leaves(now)
-  return [
-    f'{name} ({was} {before.get(name)!r}, {is_} {now.get(name)!r})'
-    for name in sorted({*before, *now})
-    if before.get(name) != now.get(name)
-  ]
-
-
-def _record_path(workdir, phase):
-  return f'{workdir}/phases/{phase}.json'
-
-
-def _read_record(workdir, phase):
-  try:
-    with open(_record_path(workdir, phase)) as file:
-      return json.load(file)
-  except FileNotFoundError:
-    return {}
-
-
-def _write_record(workdir, phase, record):
-  if not hosts.first():
-    return
-  path = _record_path(workdir, phase)
-  with open(f'{path}.tmp', 'w') as file:
-    json.dump(record, file, indent=2, ensure_ascii=False)
-  os.replace(f'{path}.tmp', path)
-
-
 def _explain(argv, error):
-  """Says which override names no field; other errors speak for themselves."""
+  """Says which override names no field, and which config is not there; other errors speak for themselves."""
   paths = [arg.lstrip('-').split('=')[0] for arg in argv if arg.lstrip('-').startswith('config.')]
   for path in (p.removeprefix('config.') for p in paths):
     if str(error).startswith('Could not parse') and path.startswith('tasks.'):
       return f"config.{path}: a task's name that is no word goes in brackets: --config.tasks['NAME'].data=…"
     if not configs.is_field(path):
       return configs.unknown_field(path, list(configs.leaves(configs.SCHEMA)))
+  for arg in argv:
+    name, _, value = arg.lstrip('-').partition('=')
+    file = value.partition(':')[0]
+    if name == 'config' and file and not os.path.exists(file):
+      near = difflib.get_close_matches(file, glob.glob('configs/*.py'), 1)
+      return f'--config={value}: no such file' + (f'; did you mean {near[0]}?' if near else '')
   said = str(error)
   if 'Traceback' in said:
     # Of a config file, which config_flags quotes whole: the last line says what is wrong.
     said = f'{said.partition("Error whilst")[0]}{said.strip().splitlines()[-1]}'
-  return said or type(error).__name__
+  return ' '.join(said.split()) or type(error).__name__

@@ -23,6 +23,7 @@ from typing import Any
 
 import yaml
 
+from experts import entry
 from launch import commands, slices, worker
 from launch.commands import Command
 from launch.slices import Slice
@@ -128,7 +129,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  try:
+  with entry.guard():
     main(sys.argv[1:])
-  except (ValueError, OSError, RuntimeError) as problem:
-    sys.exit(f'error: {problem}')

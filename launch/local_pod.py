@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+from experts import entry
 from launch import commands
 
 # Longer than a process may take to find that another is dead.
@@ -131,7 +132,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  try:
+  with entry.guard():
     main(sys.argv[1:])
-  except ValueError as problem:
-    sys.exit(f'error: {problem}')

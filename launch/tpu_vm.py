@@ -46,6 +46,7 @@ import sys
 import time
 from collections.abc import Sequence
 
+from experts import entry
 from launch import commands, slices, worker
 from launch.commands import Command
 
@@ -327,9 +328,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == '__main__':
-  try:
+  with entry.guard('# left; what runs on the slice goes on'):
     main(sys.argv[1:])
-  except (ValueError, OSError, RuntimeError) as problem:
-    sys.exit(f'error: {problem}')
-  except KeyboardInterrupt:
-    sys.exit('# left; what runs on the slice goes on')

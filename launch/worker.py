@@ -14,6 +14,8 @@ import subprocess
 import sys
 from collections.abc import Sequence
 
+from experts import entry
+
 INTERRUPTED = 128 + signal.SIGTERM
 # Where each launcher mounts the bucket on every host, so that the arguments of main.py are the same for all of them.
 BUCKET_FOLDER = '/gcs'
@@ -71,4 +73,7 @@ def _finished(path):
 
 
 if __name__ == '__main__':
-  sys.exit(main(sys.argv[1:]))
+  # Before --debug is taken out, which main.py is to see, too.
+  given = sys.argv[1:]
+  with entry.guard():
+    sys.exit(main(given))

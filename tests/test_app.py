@@ -5,6 +5,7 @@ import json
 import os
 import pathlib
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -213,11 +214,17 @@ def test_a_workdir_that_cannot_be_written_is_one_line(config_file, tmp_path):
   ]
 
 
+def _times(folder: pathlib.Path) -> dict[pathlib.Path, int]:
+  """When each file was written, but for the log, which every run continues."""
+  files = [path for path in folder.rglob('*') if path.is_file() and path.name != 'log.txt']
+  return {path: path.stat().st_mtime_ns for path in files}
+
+
 def test_a_finished_phase_is_skipped_and_another_config_refused(config, tmp_path):
   app.run(config, str(tmp_path))
   record = json.loads((tmp_path / 'phases' / 'upstream.json').read_text())
   assert record['finished']
-  before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*') if path.is_file()}
+  before = _times(tmp_path)
   # Neither what later phases read nor where things are shown is part of what upstream made.
   config.transfer.mixups = (0.7,)
   config.run.log_every = 3
@@ -230,15 +237,31 @@ def test_a_finished_phase_is_skipped_and_another_config_refused(config, tmp_path
   assert message.startswith(f"{tmp_path} holds the phase 'upstream' of another config; ")
   assert 'seed (was 0, is 5), upstream.learning_rate (was 0.1, is 0.25)' in message
   assert '\n' not in message
-  after = {path: path.stat().st_mtime_ns for path in tmp_path.rglob('*') if path.is_file()}
-  assert after == before
+  assert _times(tmp_path) == before
+
+
+def test_changed_data_is_refused_and_nothing_is_touched(config, config_file, tmp_path):
+  data = tmp_path / 'data'
+  shutil.copytree(config_file.parent / 'upstream', data)
+  config.upstream.data = f'images:{data}'
+  workdir = tmp_path / 'run'
+  app.run(config, str(workdir))
+  before = _times(workdir)
+  (data / 'train' / 'red' / '3.png').rename(data / 'train' / 'blue' / 'three.png')
+  with pytest.raises(ValueError) as error:
+    app.run(config, str(workdir))
+  assert str(error.value) == (
+    f"{workdir} holds the phase 'upstream' of other data: upstream.data: train: 1 image of 'blue' is new, "
+    "1 image of 'red' is gone. Take another --workdir, or put back what was there"
+  )
+  assert _times(workdir) == before
 
 
 def test_a_mended_path_is_no_other_config(config, tmp_path):
   good, config.upstream.data = config.upstream.data, 'images:upstraem'
   with pytest.raises(FileNotFoundError, match='upstraem'):
     app.run(config, str(tmp_path))
-  assert not [path for path in tmp_path.rglob('*') if path.is_file()]
+  assert _times(tmp_path) == {}
   config.upstream.data = good
   app.run(config, str(tmp_path))
   assert (tmp_path / 'weights' / 'baseline.npz').exists()

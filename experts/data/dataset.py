@@ -60,6 +60,8 @@ class Dataset:
     definitions: what some of the is-a graph's names mean.
     version: the prepared data set and its version, such as 'oxford_iiit_pet/4.0.0', where it is one of TFDS.
     identify: () -> what tells these images, in this order, from others without reading them; '' where nothing does.
+    content: () -> what tells them from others wherever they lie: {class: (images, digest)}; of prepared data, which has
+      files of many classes, {'': …}; none of what is drawn or was handed over.
     intake: what was found where these images lie, where that is a folder or archive of files.
     ranges: the type of deep samples -> what is black and what is white, for all splits of a folder or archive.
     groups: of every image what it belongs together with, such as the person that it shows; empty where nothing tells.
@@ -77,6 +79,7 @@ class Dataset:
   definitions: Mapping[str, str] = dataclasses.field(default_factory=dict)
   version: str = ''
   identify: Callable[[], str] = lambda: ''
+  content: Callable[[], Mapping[str, tuple[int, str]]] = dict
   intake: Intake | None = None
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   groups: tuple[str, ...] = ()
@@ -182,8 +185,18 @@ def join(name: str, parts: Sequence[Dataset]) -> Dataset:
     read_labels=lambda: np.concatenate([part.labels for part in parts]),
     describe=describe,
     identify=lambda: ' '.join(part.identify() for part in parts),
+    content=lambda: _content([part.content() for part in parts]),
     groups=sum((part.groups for part in parts), ()) if all(part.groups for part in parts) else (),
   )
+
+
+def _content(parts: Sequence[Mapping[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:
+  names = dict.fromkeys(name for part in parts for name in part)
+  found = {name: [part[name] for part in parts if name in part] for name in names}
+  return {
+    name: (sum(number for number, _ in each), '+'.join(digest for _, digest in each))
+    for name, each in found.items()
+  }
 
 
 def decode(data: bytes, where: str) -> np.ndarray:

@@ -18,6 +18,7 @@ import tabulate
 import tensorflow_datasets as tfds
 from absl import app, flags, logging
 
+from experts import entry
 from experts.data import listings, natural6, prepared, vtab
 
 # What a row's `state` may be, and what it means to the reader.
@@ -275,14 +276,12 @@ def main(argv: Sequence[str]) -> None:
   if len(argv) > 1:
     sys.exit(f'error: {argv[1]!r} is no flag; did you mean --tasks={argv[1]}?')
   logging.set_verbosity(logging.ERROR)
-  try:
-    rows = examine(_TASKS.value, _DATA_DIR.value)
-  except ValueError as error:
-    sys.exit(f'error: {error}')
+  rows = examine(_TASKS.value, _DATA_DIR.value)
   print(
     json.dumps([dataclasses.asdict(r) for r in rows], indent=2) if _JSON.value else render(rows)
   )
 
 
 if __name__ == '__main__':
-  app.run(main)
+  with entry.guard():
+    app.run(main)

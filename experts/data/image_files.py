@@ -13,6 +13,7 @@ import numpy as np
 
 from experts.data import (
   class_folders,
+  contents,
   dataset,
   layouts,
   listings,
@@ -76,15 +77,24 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
     edges=edges,
     intake=intake,
     groups=groups if any(groups) else (),
+    content=lambda: contents.by_class([_below(image) for image in chosen], files, labels, names),
   )
 
 
-def open_unlabelled(path: str | os.PathLike, ranges: pixels.Ranges | None = None) -> Dataset:
+def _below(image: layouts.Labelled) -> str:
+  """What tells an image of a class from others, wherever the class lies: the folders within, and its name."""
+  return '/'.join((*image.folder, image.file.name))
+
+
+def open_unlabelled(
+  path: str | os.PathLike, ranges: pixels.Ranges | None = None, published: bool = False
+) -> Dataset:
   """Opens all images of a folder or archive, or one image, without labels.
 
   Args:
     path: a folder, an archive, or an image.
     ranges: of deep samples, as they were where a network was trained; those of these images where it knows none.
+    published: whether the network saw the pixels of a paper's data set; see `open_images`.
 
   Raises:
     FileNotFoundError: nothing is at that path.
@@ -99,12 +109,15 @@ def open_unlabelled(path: str | os.PathLike, ranges: pixels.Ranges | None = None
   if not files:
     left = ', '.join(f'{number} {why}' for why, number in left_out.items())
     raise ValueError(f'{printable(listing.root)}: holds no image{left and f" ({left})"}')
-  ranges = {**samples.find(files), **(ranges or {})}
+  ranges = {} if published else {**samples.find(files), **(ranges or {})}
   intake = Intake({'': len(files)}, left_out, (*listing.notes, *samples.note(ranges)))
   return dataclasses.replace(
-    _dataset(printable(path), files, ranges, False),
+    _dataset(printable(path), files, ranges, published),
     describe=lambda index: printable('/'.join(files[index].parts)),
     intake=intake,
+    content=lambda: contents.by_class(
+      ['/'.join(file.parts) for file in files], files, [0] * len(files), ['']
+    ),
   )
 
 

@@ -11,7 +11,6 @@ The result is read with --config.data_dir=OUT --config.upstream.data=tfds:NAME, 
 tfds.data_source('NAME', split='train', data_dir=OUT).
 """
 
-import concurrent.futures
 import contextlib
 import fcntl
 import json
@@ -19,7 +18,6 @@ import os
 import pathlib
 import re
 import shutil
-import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -27,6 +25,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from absl import app, flags, logging
 
+from experts import entry
 from experts.data import archives, hierarchy, shards, wordnet
 
 VERSION = '1.0.0'
@@ -273,14 +272,10 @@ _FLAGS = {
 def main(argv):
   del argv
   logging.set_verbosity(logging.INFO)
-  try:
-    print(build(**{name: flag.value for name, flag in _FLAGS.items()}))
-  except (ValueError, OSError, concurrent.futures.BrokenExecutor) as error:
-    sys.exit(f'error: {error}')
-  except KeyboardInterrupt:
-    sys.exit('interrupted: the same command goes on from the shards that are complete')
+  print(build(**{name: flag.value for name, flag in _FLAGS.items()}))
 
 
 if __name__ == '__main__':
   flags.mark_flags_as_required(['archive', 'out'])
-  app.run(main)
+  with entry.guard('interrupted: the same command goes on from the shards that are complete'):
+    app.run(main)

@@ -1,15 +1,17 @@
-"""Classifies a folder of images with a fine-tuned network that a transfer left."""
+"""Classifies images with a fine-tuned network that a transfer left."""
 
+import csv
+import functools
 import json
 import os
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
-import pandas as pd
 from absl import logging
 
 from experts.data import image_files
-from experts.data.dataset import UndecodableImage
+from experts.data.dataset import Dataset, UndecodableImage
 from experts.models import weights
 from experts.phases import members
 from experts.training import hosts
@@ -18,66 +20,177 @@ from experts.training.progress import Progress
 
 # Columns of the classes that come after the first.
 _MORE = 2
+# Where the rows are until there is one for each image.
+_UNFINISHED = 'predictions-unfinished.csv'
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
-  """Leaves predictions.csv: file, class, probability, and the next classes; an image that cannot be read has none."""
+  """Leaves predictions.csv: file, class, probability, and the next classes; an image that cannot be read has none.
+
+  A run that is interrupted leaves its rows in predictions-unfinished.csv, and goes on behind them.
+  """
   del board
   if not hosts.first():
     return
   for name, what in (
     ('model', 'what a transfer left: runs/mine/transfer/mine'),
-    ('images', 'a folder'),
+    ('images', 'an image, a folder or an archive'),
   ):
     if not config[name]:
       raise ValueError(f'config.{name} is empty: name {what}')
-  path = os.path.expanduser(config.model)
+  described, params = _open_model(config.model)
+  images = _open_images(config.images, described)
+  left_out = ', '.join(f'{number} {why}' for why, number in images.intake.left_out.items())
+  left_out = left_out and f'; left out: {left_out}'
+  for note in images.intake.notes:
+    logging.info('predict: %s', note)
+  logging.info('predict: %d images%s', len(images), left_out)
+  path = f'{workdir}/predictions.csv'
+  with _Rows(f'{workdir}/{_UNFINISHED}', _columns(described['classes'])) as rows:
+    start = rows.resume([images.where(index) for index in range(len(images))])
+    if start:
+      logging.info('predict: goes on behind %d images', start)
+    with Progress(len(images), description='predict', start=start) as progress:
+      for done, number in _classify(config, described, params, images, start, rows):
+        progress.update(done, number, None)
+    unread = rows.unread
+  os.replace(f'{workdir}/{_UNFINISHED}', path)
+  apart = f'; {unread} cannot be read' if unread else ''
+  print(
+    f'{len(images) - unread} of {len(images)} images classified as one of {len(described["classes"])}{apart}{left_out}: '
+    f'{path}'
+  )
+
+
+def _open_model(path: str) -> tuple[members.Config, dict]:
+  path = os.path.expanduser(path)
   path = f'{path}/model.npz' if os.path.isdir(path) else path
   params = weights.load(path)
-  with open(f'{path.removesuffix(".npz")}.json', encoding='utf-8') as file:
-    described = json.load(file)
+  described = f'{path.removesuffix(".npz")}.json'
+  with open(described, encoding='utf-8') as file:
+    try:
+      return json.load(file), params
+    except ValueError as error:
+      raise ValueError(
+        f'{described} is damaged ({error}): take the model of another run'
+      ) from error
+
+
+def _open_images(path: str, described: members.Config) -> Dataset:
+  """The images, decoded as those were that the network was fine-tuned on."""
+  # A model that was made before this was kept knows published pixels alone.
+  ranges = described.get('ranges')
+  return image_files.open_unlabelled(path, ranges, published=ranges is None)
+
+
+def _classify(config, described, params, images, start, rows) -> Iterator[tuple[int, int]]:
+  """Writes the rows batch by batch; yields how many are done, and the images of the last batch."""
   network, classes = described['network'], described['classes']
-  images = image_files.open_unlabelled(config.images)
   transform = members.eval_transform(network['size'], network['resize'])
-  rows = []
-  with Progress(len(images), description='predict') as progress:
-    batch = config.run.evaluation_batch
-    for start in range(0, len(images), batch):
-      where = range(start, min(start + batch, len(images)))
-      pixels, unread = [], {}
-      for index in where:
-        try:
-          pixels.append(transform(images.image(index)))
-        except UndecodableImage as error:
-          logging.warning('%s', error)
-          unread[index] = True
-      scores = iter(probabilities(network, params, np.array(pixels), batch) if pixels else [])
-      rows += [_row(images.where(i), None if i in unread else next(scores), classes) for i in where]
-      progress.update(where[-1] + 1, len(where), None)
-  members.write_csv(pd.DataFrame(rows), f'{workdir}/predictions.csv')
-  print(f'{len(rows)} images classified as one of {len(classes)}: {workdir}/predictions.csv')
+  program = _program(network)
+  batch = config.run.evaluation_batch
+  for first in range(start, len(images), batch):
+    where = range(first, min(first + batch, len(images)))
+    pixels, unread = [], {}
+    for index in where:
+      try:
+        pixels.append(transform(images.image(index)))
+      except UndecodableImage as error:
+        logging.warning('%s', error)
+        unread[index] = True
+    scores = iter(_probabilities(program, params, np.array(pixels), batch) if pixels else [])
+    rows.add([_row(images.where(i), None if i in unread else next(scores), classes) for i in where])
+    yield where[-1] + 1, len(where)
 
 
 def probabilities(
   network: members.Config, params: dict, pixels: np.ndarray, batch_size: int
 ) -> np.ndarray:
   """Softmax [N, C] of a fine-tuned network for uint8 images [N, S, S, 3], on this process's first device."""
-  program = jax.jit(members.predict(members.make_model(network)))
+  return _probabilities(_program(network), params, pixels, batch_size)
+
+
+def _program(network: members.Config) -> Callable:
+  return _compiled(json.dumps(dict(network), sort_keys=True))
+
+
+@functools.cache
+def _compiled(network: str) -> Callable:
+  predict = members.predict(members.make_model(json.loads(network)))
+  return jax.jit(lambda params, images: jax.nn.softmax(predict(params, images)))
+
+
+def _probabilities(program, params, pixels, batch_size) -> np.ndarray:
   parts = []
   for start in range(0, len(pixels), batch_size):
     part = pixels[start : start + batch_size]
     # One shape, one program.
     filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
-    parts.append(np.asarray(jax.nn.softmax(program(params, filled)))[: len(part)])
+    parts.append(np.asarray(program(params, filled))[: len(part)])
   return np.concatenate(parts)
 
 
-def _row(file: str, scores: np.ndarray | None, classes: list[str]) -> dict[str, object]:
-  row = {'file': file}
-  best = [] if scores is None else np.argsort(-scores, kind='stable')
-  for rank in range(min(1 + _MORE, len(classes))):
-    suffix = f'_{rank + 1}' if rank else ''
-    known = scores is not None
-    row[f'class{suffix}'] = classes[best[rank]] if known else None
-    row[f'probability{suffix}'] = float(scores[best[rank]]) if known else None
-  return row
+class _Rows:
+  """A table that grows on disk row by row; what was written is there after a kill."""
+
+  def __init__(self, path: str, columns: Sequence[str]):
+    self._path = path
+    self._columns = list(columns)
+    self._file = None
+    self.unread = 0
+
+  def __enter__(self) -> '_Rows':
+    return self
+
+  def __exit__(self, *_) -> None:
+    if self._file:
+      self._file.close()
+
+  def resume(self, names: Sequence[str]) -> int:
+    """Keeps the rows that an interrupted run left of these images; returns how many there are."""
+    kept = self._kept(names)
+    self.unread = sum(not row[1] for row in kept)
+    # Written anew, since the last row may be torn.
+    with open(f'{self._path}.tmp', 'w', encoding='utf-8', newline='') as file:
+      csv.writer(file, lineterminator='\n').writerows([self._columns, *kept])
+    os.replace(f'{self._path}.tmp', self._path)
+    self._file = open(self._path, 'a', encoding='utf-8', newline='')  # noqa: SIM115
+    return len(kept)
+
+  def add(self, rows: Sequence[Sequence[str]]) -> None:
+    self.unread += sum(not row[1] for row in rows)
+    file = self._file
+    csv.writer(file, lineterminator='\n').writerows(rows)
+    file.flush()
+
+  def _kept(self, names) -> list[list[str]]:
+    try:
+      with open(self._path, encoding='utf-8', newline='') as file:
+        text = file.read()
+    except (FileNotFoundError, UnicodeDecodeError):
+      return []
+    whole, _, _ = text.rpartition('\n')
+    header, *rows = [*csv.reader(whole.splitlines(keepends=True))] or [[]]
+    if header != self._columns:
+      return []
+    kept = []
+    for name, row in zip(names, rows):
+      if len(row) != len(self._columns) or row[0] != name:
+        break
+      kept.append(row)
+    return kept
+
+
+def _columns(classes: Sequence[str]) -> list[str]:
+  ranks = range(1, min(_MORE, len(classes) - 1) + 1)
+  more = [f'{name}_{rank + 1}' for rank in ranks for name in ('class', 'probability')]
+  return ['file', 'class', 'probability', *more]
+
+
+def _row(file: str, scores: np.ndarray | None, classes: Sequence[str]) -> list[str]:
+  columns = len(_columns(classes))
+  if scores is None:
+    return [file, *[''] * (columns - 1)]
+  best = np.argsort(-scores, kind='stable')[: (columns - 1) // 2]
+  named = [(classes[label], f'{scores[label]:.6g}') for label in best]
+  return [file, *(value for pair in named for value in pair)]

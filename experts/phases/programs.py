@@ -40,6 +40,7 @@ class Program:
     calls: how often the phase runs it, one after the other.
     images: in one call, all devices and members together.
     batch_field: the field of the config that its memory grows with.
+    need: of a step of training, the bytes that it was planned with.
   """
 
   name: str
@@ -51,6 +52,7 @@ class Program:
   calls: int
   images: int
   batch_field: str
+  need: meshes.Need | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -282,6 +284,7 @@ def _training(
       calls=steps * times,
       images=layout.members * batch,
       batch_field=f'{field}.batch_size',
+      need=need,
     )
   if not test_images:
     return

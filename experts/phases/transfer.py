@@ -335,6 +335,8 @@ class Trainer:
       'metric': self._task.metric,
       'test_accuracy': accuracy,
       'classes': list(self._task.train.class_names),
+      # How deep samples of people's images were scaled; none of data that is decoded as papers did.
+      'ranges': self._ranges(),
       'network': {
         **self._load()[0],
         # As it was tested: a random crop in training is none here.
@@ -355,6 +357,10 @@ class Trainer:
     members.write_csv(by_class, f'{folder}/per_class.csv')
     described['mean_per_class_accuracy'] = float(by_class.accuracy.mean())
     members.write_json(f'{folder}/model.json', described)
+
+  def _ranges(self) -> dict[str, tuple[float, float]] | None:
+    data = self._config.tasks[self._task.name].data
+    return dict(self._task.train.ranges) if data.startswith('images:') else None
 
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""

@@ -4,7 +4,6 @@ import argparse
 import dataclasses
 import math
 import os
-import sys
 from typing import Any
 
 import jax
@@ -162,18 +161,15 @@ def main() -> None:
   made.add_argument('--hash', default='', help='of a callable: a word for its version, to cache by')
   given = vars(parser.parse_args())
   path, command = given.pop('pool'), given.pop('command')
-  try:
-    if command == 'list':
-      columns = (
-        'name', 'kind', 'upstream', 'slice', 'parameters', 'dimension', 'imagenet_accuracy',
-      )  # fmt: skip
-      rows = [[getattr(m, column) for column in columns] for m in pool.read(path)]
-      print(tabulate.tabulate(rows, columns, 'github', intfmt=','))
-      return
-    member = add(path, source=given.pop('weights'), **given)
-    print(
-      f'{path}: added {member.name} ({member.kind}, {member.parameters:,} parameters, dimension '
-      f'{member.dimension})'
-    )
-  except (ValueError, OSError) as error:
-    sys.exit(f'error: {error}')
+  if command == 'list':
+    columns = (
+      'name', 'kind', 'upstream', 'slice', 'parameters', 'dimension', 'imagenet_accuracy',
+    )  # fmt: skip
+    rows = [[getattr(m, column) for column in columns] for m in pool.read(path)]
+    print(tabulate.tabulate(rows, columns, 'github', intfmt=','))
+    return
+  member = add(path, source=given.pop('weights'), **given)
+  print(
+    f'{path}: added {member.name} ({member.kind}, {member.parameters:,} parameters, dimension '
+    f'{member.dimension})'
+  )

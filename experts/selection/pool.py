@@ -282,6 +282,9 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
 
 
 if __name__ == '__main__':
-  from experts.selection import commands  # Reads weights, and imports this module.
+  from experts import entry
 
-  commands.main()
+  with entry.guard():
+    from experts.selection import commands  # Reads weights, and imports this module.
+
+    commands.main()

@@ -128,6 +128,12 @@ def plan_whole(
   return min(options, key=lambda one: _cost(one, batch_size, need))
 
 
+def largest_batch(devices: int, need: Need, limit: int) -> int:
+  """The largest batch of which one member fits on all devices together, by the estimate of `plan`; 0 if none does."""
+  left = _USABLE * limit - need.shared - need.member - need.gradient
+  return max(0, int(left // (need.image + _BATCHES * need.input))) * devices
+
+
 def _cost(one: Round, batch_size: int, need: Need) -> float:
   """Time of a step of a round, in images of one device.
 

@@ -26,7 +26,9 @@ os.environ['TPU_WORKER_HOSTNAMES'] = 'localhost'
 os.environ.setdefault('TPU_LOG_DIR', 'disabled')
 # Programs for devices that are not there can be written to the cache, but not read.
 os.environ['JAX_ENABLE_COMPILATION_CACHE'] = 'false'
-os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+# First, since it quiets the libraries that the others load.
+from experts import entry  # isort: skip
 
 from absl import app as absl_app
 from absl import flags
@@ -46,11 +48,7 @@ flags.mark_flags_as_required(['config', 'topology'])
 
 def main(argv):
   del argv
-  try:
-    sys.exit(run(_CONFIG.value, _TOPOLOGY.value, _JSON.value))
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    sys.exit(1)
+  sys.exit(run(_CONFIG.value, _TOPOLOGY.value, _JSON.value))
 
 
 def run(config, topology: str, json_path: str | None) -> int:
@@ -130,4 +128,5 @@ def _say(message, started):
 
 
 if __name__ == '__main__':
-  absl_app.run(main, flags_parser=app.parse_flags)
+  with entry.guard():
+    absl_app.run(main, flags_parser=app.parse_flags)

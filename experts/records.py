@@ -1,0 +1,292 @@
+"""What each phase of a workdir was made with: its part of the config, and the content of what it read."""
+
+import dataclasses
+import functools
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import jax
+import ml_collections
+from absl import logging
+
+from experts import config as configs
+from experts import lock
+from experts.data import contents, image_files, sources
+from experts.selection import pool
+
+Config = ml_collections.ConfigDict
+Record = Mapping[str, Any]
+
+# Phase -> the fields of the config that its results depend on (those of the phases before it included).
+_NETWORK = ('seed', 'model', 'image', 'upstream', 'pool', 'experts')
+_INPUTS = {
+  'predict': ('model', 'images'),
+  'upstream': _NETWORK[:-2],
+  'experts': _NETWORK,
+  'domain_predictor': (*_NETWORK, 'domain_predictor'),
+  'select': (*_NETWORK, 'tasks', 'strategy', 'select'),
+  'transfer': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer'),
+  'dat': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer', 'dat'),
+  'report': (*_NETWORK, 'tasks', 'strategy', 'select', 'trials', 'transfer', 'results', 'paper'),
+}
+# Phase -> those whose files it reads itself.
+_READS = {
+  'predict': ('model', 'images'),
+  'upstream': ('upstream',),
+  'experts': ('upstream', 'pool'),
+  'domain_predictor': ('upstream', 'pool'),
+  'select': ('tasks', 'pool'),
+  'transfer': ('tasks', 'pool'),
+  'dat': ('upstream', 'tasks', 'pool'),
+  'report': ('results', 'paper'),
+}
+# What is read of a folder that is no data set.
+_RESULTS = ('.csv', '.json', '.npz')
+_SPLITS = ('train', 'validation', 'test')
+# So many classes are named in a message.
+_NAMED = 5
+
+
+class Records:
+  """The records of a workdir, for one run; what the run reads is looked at once for all its phases."""
+
+  def __init__(self, config: Config, workdir: str):
+    self._config = config
+    self._workdir = workdir
+    self._seen: dict[str, Any] = {}
+
+  def check(self) -> None:
+    """Refuses a config, or data, other than what the phases that are there were made with.
+
+    Raises:
+      ValueError: names the fields, and what of the data changed.
+    """
+    for phase in self._config.phases:
+      if record := self.read(phase):
+        self._refuse_other_config(phase, record)
+    self._refuse_other_content()
+
+  def read(self, phase: str) -> dict[str, Any]:
+    """The record of a phase; empty where it has not begun."""
+    try:
+      with open(self.path(phase), encoding='utf-8') as file:
+        return json.load(file)
+    except FileNotFoundError:
+      return {}
+    except ValueError as error:
+      raise ValueError(
+        f'{self.path(phase)} is damaged: remove it to have the phase {phase!r} done again'
+      ) from error
+
+  def path(self, phase: str) -> str:
+    return f'{self._workdir}/phases/{phase}.json'
+
+  def begin(self, phase: str) -> None:
+    self._write(phase, {'finished': False})
+
+  def finish(self, phase: str, seconds: float) -> None:
+    devices = f'{jax.device_count()} × {jax.devices()[0].device_kind}'
+    self._write(
+      phase, {'finished': True, 'seconds': seconds, 'jax': jax.__version__, 'devices': devices}
+    )
+
+  def _write(self, phase, state):
+    path = self.path(phase)
+    record = {'config': self._inputs(phase), **state, 'content': self._content(phase)}
+    with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
+      json.dump(record, file, indent=2, ensure_ascii=False)
+    os.replace(f'{path}.tmp', path)
+
+  def _inputs(self, phase) -> dict[str, Any]:
+    fields = self._config.to_dict()
+    # What JSON gives back: tuples are lists there.
+    return json.loads(json.dumps({name: fields[name] for name in _INPUTS[phase]}))
+
+  def _refuse_other_config(self, phase, record):
+    before, now = record['config'], self._inputs(phase)
+    # Once the pool's bytes were a field.
+    before = {name: value for name, value in before.items() if name in now}
+    known = record.get('content')
+    if known is None:
+      logging.info(
+        '%s was made before the content of data was kept: only its config is compared',
+        self.path(phase),
+      )
+    ours = self._content(phase)
+    differing = [
+      text
+      for name, text in differences(before, now, 'is', 'was').items()
+      if not self._is_same_place(name, before, now, name in (known or {}) and name in ours)
+    ]
+    if differing:
+      raise ValueError(
+        f'{self._workdir} holds the phase {phase!r} of another config; these fields differ: {", ".join(differing)}. '
+        'Take another --workdir, or the old values'
+      )
+
+  def _is_same_place(self, name, before, now, compared) -> bool:
+    """Whether two values are one path, or paths whose content is compared instead."""
+    if name not in self._paths():
+      return False
+    old, new = (str(configs.leaves(part).get(name, '')) for part in (before, now))
+    if not (old and new) or _scheme(old) != _scheme(new):
+      return False
+    return compared or self._real(old) == self._real(new)
+
+  def _paths(self) -> set[str]:
+    data = {'upstream.data', *(f'tasks.{name}.data' for name in self._config.get('tasks', {}))}
+    fields = configs.leaves(self._config.to_dict())
+    lying = {name for name in data if str(fields.get(name, '')).startswith('images:')}
+    single = {'pool', 'upstream.init_from', 'results', 'paper', 'images'}
+    return lying | single | ({'model'} if 'model' in fields else set())
+
+  def _real(self, value: str) -> str:
+    path = value.removeprefix('images:')
+    start = self._config.get('data_dir', '') if path != value else ''
+    return os.path.realpath(os.path.join(os.path.expanduser(start), os.path.expanduser(path)))
+
+  def _refuse_other_content(self):
+    found = {}
+    for phase in self._config.phases:
+      found.update(self._content(phase))
+    # Of all that is there: what a phase before read is what this run's rest on.
+    for phase in _INPUTS:
+      known = self.read(phase).get('content') or {}
+      differing = [
+        f'{name}: {", ".join(changes)}'
+        for name in found
+        if name in known and (changes := changed(known[name], found[name]))
+      ]
+      if differing:
+        raise ValueError(
+          f'{self._workdir} holds the phase {phase!r} of other data: {"; ".join(differing)}. '
+          'Take another --workdir, or put back what was there'
+        )
+
+  def _content(self, phase) -> dict[str, Any]:
+    """Field -> part -> name -> 'number digest' of what a phase reads; without what is not there."""
+    found = {}
+    for section in _READS[phase]:
+      for name, look in self._looks(section):
+        if name not in self._seen:
+          self._seen[name] = {
+            part: {key: f'{number} {digest}' for key, (number, digest) in content.items()}
+            for part, content in look().items()
+          }
+        if self._seen[name]:
+          found[name] = self._seen[name]
+    return found
+
+  def _looks(self, section: str) -> Iterator[tuple[str, Callable[[], dict[str, contents.Content]]]]:
+    """The fields of a section that name data, each with what looks at it."""
+    config = self._config
+    if section == 'upstream':
+      yield 'upstream.data', functools.partial(_of_data, config.upstream, config.data_dir)
+      yield 'upstream.init_from', functools.partial(_of_file, config.upstream.init_from)
+    elif section == 'tasks':
+      for name, task in config.tasks.items():
+        yield f'tasks.{name}.data', functools.partial(_of_data, task, config.data_dir)
+    elif section == 'images':
+      yield section, functools.partial(_of_images, config.images)
+    elif section == 'pool':
+      yield section, functools.partial(_of_pool, config.pool)
+    else:
+      yield section, functools.partial(_of_file, config[section])
+
+
+def differences(before: Record, now: Record, is_: str, was: str) -> dict[str, str]:
+  """The fields in which two configs differ, each with both values in words."""
+  before, now = configs.leaves(before), configs.leaves(now)
+  return {
+    name: f'{name} ({was} {before.get(name)!r}, {is_} {now.get(name)!r})'
+    for name in sorted({*before, *now})
+    if before.get(name) != now.get(name)
+  }
+
+
+def changed(before: Record, now: Record) -> list[str]:
+  """What differs between two contents, in words: part by part, the number of images or files of each name."""
+  several = len({*before, *now}) > 1
+  found = []
+  for part in sorted({*before, *now}):
+    prefix = f'{part}: ' if several and part else ''
+    if part not in before or part not in now:
+      found.append(f'the split {part!r} is {"gone" if part in before else "new"}')
+      continue
+    words = _changed_names(before[part], now[part])
+    more = f' and {len(words) - _NAMED} more' if len(words) > _NAMED else ''
+    found += [prefix + ', '.join(words[:_NAMED]) + more] if words else []
+  return found
+
+
+def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+  words = []
+  for name in sorted({*before, *now}, key=str):
+    (old, then), (new, digest) = (side.get(name, '0 ').split(' ') for side in (before, now))
+    old, new = int(old), int(new)
+    of = f' of {name!r}' if name else ''
+    many = max(abs(new - old), 1)
+    noun = f'{many} image{"s" if many > 1 else ""}'
+    verb = 'are' if many > 1 else 'is'
+    if name.startswith(('model ', 'file ')):
+      state = 'is new' if name not in before else 'is gone' if name not in now else 'is another'
+      words += [f'the {name} {state}'] if then != digest else []
+    elif new != old:
+      words.append(f'{noun}{of} {verb} {"new" if new > old else "gone"}')
+    elif name not in now or name not in before:
+      words.append(f'the class {name!r} is {"gone" if name in before else "new"}')
+    elif then != digest:
+      words.append(f'images{of} are others' if of else 'its content is another')
+  return words
+
+
+def _scheme(value: str) -> str:
+  return value.partition(':')[0] if value.startswith('images:') else ''
+
+
+def _of_data(section: Config, data_dir: str) -> dict[str, contents.Content]:
+  """Split -> content; the phase itself says of what is not there that it is not."""
+  found = {}
+  for split in dict.fromkeys(section.get(name, '') for name in _SPLITS):
+    try:
+      dataset = sources.open_dataset(section.data, split, data_dir) if split else None
+      found |= {split: dataset.content()} if dataset else {}
+    except (ValueError, OSError):
+      continue
+  return {split: content for split, content in found.items() if content}
+
+
+def _of_file(path: str) -> dict[str, contents.Content]:
+  path = os.path.expanduser(path)
+  if not path or not os.path.exists(path):
+    return {}
+  if not os.path.isdir(path):
+    return {'': {'': (1, contents.of_path(path))}}
+  # Results or a model; a workdir holds more, which is written all the time.
+  names = [name for name in os.listdir(path) if name.endswith(_RESULTS) and name != lock.NAME]
+  return {'': {f'file {name}': (1, contents.of_path(f'{path}/{name}')) for name in names}}
+
+
+def _of_images(path: str) -> dict[str, contents.Content]:
+  try:
+    return {'': image_files.open_unlabelled(path).content()}
+  except (OSError, ValueError):
+    return {}
+
+
+def _of_pool(path: str) -> dict[str, contents.Content]:
+  """The models of a pool file: what it says of them, and their files."""
+  path = os.path.expanduser(path)
+  try:
+    found = {'model': (1, contents.of_text(json.dumps(pool.read_model(path), sort_keys=True)))}
+    listed = pool.read(path)
+  except (OSError, ValueError):
+    return {}
+  for member in listed:
+    said = dataclasses.replace(member, weights='', backbone=None)
+    files = [os.path.join(os.path.dirname(path), f) for f in (member.weights, member.backbone) if f]
+    digests = [contents.of_path(file) for file in files if os.path.exists(file)]
+    found[f'model {member.name}'] = (1, contents.of_text(f'{said} {digests}'))
+  return {'': found}
