@@ -98,6 +98,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
     for phase in config.phases:
       hosts.wait(phase)
       _run_phase(config, workdir, phase, board)
+    # Who left while the first still writes a report or classifies would end the job after minutes of silence.
+    hosts.wait('the phases')
 
 
 def _refuse_other_process(config, workdir):
@@ -119,7 +121,7 @@ def _keep_programs(folder):
 
 def _run_phase(config, workdir, phase, board):
   record = _read_record(workdir, phase)
-  if record.get('finished'):
+  if hosts.from_first(record.get('finished', False)):
     logging.info('%s: finished here before, for the same config; skipped', phase)
     return
   _write_record(workdir, phase, {'config': _inputs(config, phase), 'finished': False})

@@ -333,6 +333,7 @@ def train(
       warmup,
     )
     mesh = meshes.make(layout.groups, layout.shards)
+    meshes.meet(mesh)
     state = _train_round(
       config,
       section,
@@ -362,7 +363,8 @@ def train(
 def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Round]:
   """The rounds of a run; those of a run that was interrupted are the same on any number of devices."""
   devices = jax.device_count()
-  limit = meshes.memory_limit(jax.local_devices()[0])
+  # Of the process with the least, for all plan alike.
+  limit = min(hosts.gather(meshes.memory_limit(jax.local_devices()[0])))
   path = f'{folder}/rounds.json'
   sizes = None
   if folder:

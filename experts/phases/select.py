@@ -122,9 +122,8 @@ class _Pool:
     return found
 
   def mine(self) -> list[pool.Member]:
-    """The share of this process: whole units, so that what shares a backbone stays together."""
-    units = networks.units(self.members, jax.local_device_count())
-    return [m for unit, _ in units[jax.process_index() :: jax.process_count()] for m in unit]
+    """The share of this process, which is empty where there are fewer models than processes."""
+    return networks.share(self.members, jax.process_count())[jax.process_index()]
 
   def leaves(self, member: pool.Member) -> int | None:
     """Outputs of a head that are classes; those of the nodes above them come behind."""
@@ -211,41 +210,50 @@ def _by_halving(config, chosen, loaded, names):
     )
   rows, seconds, kept = [], {}, open_cache(config)
   # A control takes no candidate's place among those that go on.
-  mine = [member for member in chosen.mine() if member.kind != 'random']
-  place = {member.name: i for i, member in enumerate(mine)}
-  always = [i for i, member in enumerate(mine) if member.kind == 'baseline']
-  for task in loaded if mine else []:
+  candidates = [member for member in chosen.members if member.kind != 'random']
+  place = {member.name: i for i, member in enumerate(candidates)}
+  mine = {place[member.name] for member in chosen.mine() if member.kind != 'random'}
+  always = [i for i, member in enumerate(candidates) if member.kind == 'baseline']
+  for task in loaded:
     images, last, began = images_of(config, task), {}, time.monotonic()
 
     def embed_some(models, indices, images=images):
-      for unit in chosen.embed(config, [mine[i] for i in models], [images.take(indices)], kept):
-        for member, own in zip(unit.members, unit.embeddings):
-          yield place[member.name], own
+      own = [candidates[i] for i in models if i in mine]
+      for unit in chosen.embed(config, own, [images.take(indices)], kept):
+        for member, embedded in zip(unit.members, unit.embeddings):
+          yield place[member.name], embedded
 
     def score(model, embeddings, labels, last=last):
       (last[model],) = scoring.by_knn(config, embeddings[None], labels)
       return last[model]['score']
 
     found = halving.search(
-      len(mine),
+      len(candidates),
       task.labels,
       embed_some,
       score,
       always,
       config.select.first_images,
       seed=config.seed,
+      exchange=_of_all,
     )
     logging.info(
       'select: %s: %s; %d of %d images embedded', task.name,
       ', '.join(f'{models} models on {number} images' for number, models in found.rounds),
-      found.embedded, len(mine) * len(task.all),
+      found.embedded, len(candidates) * len(task.all),
     )  # fmt: skip
     rows += [
-      {'task': task.name, 'model': member.name, 'strategy': 'knn', **last[i]}
-      for i, member in enumerate(mine)
+      {'task': task.name, 'model': candidates[i].name, 'strategy': 'knn', **last[i]}
+      for i in sorted(mine)
     ]
     seconds[task.name] = float('nan') if kept and kept.found else time.monotonic() - began
-  return rows, {}, {task.name: seconds.get(task.name, 0.0) for task in loaded}
+  return rows, {}, seconds
+
+
+def _of_all(scores: dict[int, float]) -> dict[int, float]:
+  """The scores of all processes' models, from those of each."""
+  # JSON has names where these have numbers.
+  return dict(pair for part in hosts.gather(list(scores.items())) for pair in part)
 
 
 def _targets(task: tasks.Task, unit: embed.Embedded) -> dict[str, list[float]]:
