@@ -360,11 +360,16 @@ def train(
     del state
 
 
+@functools.cache
+def _memory_limit() -> int:
+  """Bytes of memory of the device that has the least, for all processes plan alike."""
+  return min(hosts.gather(meshes.memory_limit(jax.local_devices()[0])))
+
+
 def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Round]:
   """The rounds of a run; those of a run that was interrupted are the same on any number of devices."""
   devices = jax.device_count()
-  # Of the process with the least, for all plan alike.
-  limit = min(hosts.gather(meshes.memory_limit(jax.local_devices()[0])))
+  limit = _memory_limit()
   path = f'{folder}/rounds.json'
   sizes = None
   if folder:

@@ -150,13 +150,17 @@ def pod(config_file, tmp_path_factory) -> pathlib.Path:
   """The same on several hosts, killed in the middle of the transfers and started again."""
   workdir = tmp_path_factory.mktemp('pods') / 'pod'
   first = Pod(SHAPE[0], config_file, workdir)
-  # The first task's chosen model is kept by now, the others' retraining has begun.
-  first.read_until('transfer: colours, model 2 of')
+  # The second task's sweep has begun; the first one is through, and its chosen model is kept.
+  first.read_until('transfer: stripes, model 2 of')
   first.kill()
   code, output = first.finish()
   assert code == 128 + 9, output[-4000:]
+  # And as if it had come before the last model was retrained, and between a model's rows and its file.
   before = pd.read_csv(workdir / 'trials.csv')
+  before = before.drop(before.index[before.split == 'test'][-2:]).reset_index(drop=True)
   assert set(before.split) == {'validation', 'test'}
+  before.to_csv(workdir / 'trials.csv', index=False)
+  (workdir / 'transfer' / 'colours' / 'model.json').unlink()
   output = _run(SHAPE[0], config_file, workdir)
   assert 'select: finished here before' in output
   after = pd.read_csv(workdir / 'trials.csv')
@@ -201,8 +205,12 @@ def test_selection_ranks_as_on_one_host(alone, pod):
 
 
 def test_transfers_are_those_of_one_host(alone, pod):
-  one, two = (pd.read_csv(workdir / 'trials.csv') for workdir in (pod, alone))
   key = ['task', 'model', 'selection', 'steps', 'weight_decay', 'mixup', 'seed', 'split']
+  read = lambda workdir: pd.read_csv(workdir / 'trials.csv')
+  # What was missing at the restart came last.
+  one, two = (
+    read(workdir).sort_values([*key, 'lr'], ignore_index=True) for workdir in (pod, alone)
+  )
   pd.testing.assert_frame_equal(one[key], two[key])
   sweep = two.split == 'validation'
   assert (one.lr[sweep] == two.lr[sweep]).all()
@@ -218,8 +226,11 @@ def test_transfers_are_those_of_one_host(alone, pod):
 
 
 def test_everything_else_is_there(alone, pod):
+  # A checkpoint has a folder for each process.
   files = lambda workdir: {
-    str(path.relative_to(workdir)) for path in workdir.rglob('*') if path.is_file()
+    str(path.relative_to(workdir))
+    for path in workdir.rglob('*')
+    if path.is_file() and 'checkpoints' not in path.parts
   }
   assert files(pod) == files(alone)
   for task in TEST:
@@ -245,11 +256,11 @@ def test_halving_and_oracles(config_file, alone, pod, tmp_path):
     shutil.copytree(alone, tmp_path / name)
     (tmp_path / name / 'phases' / 'select.json').unlink()
     output = _run(processes, config_file, tmp_path / name, *flags)
-    # As many rounds, and as many models in each: 7 are candidates, the baseline goes on in any case.
-    assert output.count('7 models on 12 images, ') == len(TEST)
+    # The halving is one of all candidates, wherever they are.
+    assert output.count(': 5 models on 12 images, ') == len(TEST)
   _assert_same_scores(tmp_path / 'pod', tmp_path / 'alone')
   found = _scores(tmp_path / 'pod')
-  assert found.xs('knn', level='strategy').images.nunique() > 2
+  assert found.xs('knn', level='strategy').images.nunique() > 1
 
 
 def test_prediction(config_file, alone, tmp_path):
