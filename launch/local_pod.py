@@ -36,10 +36,7 @@ def environment(coordinator: str, processes: int, index: int, devices: int) -> d
     index: of this process.
     devices: of this process.
   """
-  # JAX keeps a program under the name of what a process sees of its pod, and only the first process writes: beside CPUs
-  # of other processes it alone would find anything, and then wait for the others to compile.
-  kept = {} if processes == 1 else {'JAX_ENABLE_COMPILATION_CACHE': 'false'}
-  return kept | {
+  return {
     'JAX_PLATFORMS': 'cpu',
     'JAX_NUM_CPU_DEVICES': str(devices),
     'JAX_CPU_COLLECTIVES_IMPLEMENTATION': 'gloo',

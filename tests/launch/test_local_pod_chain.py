@@ -12,6 +12,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from concurrent import futures
 
 import cv2
 import numpy as np
@@ -138,17 +139,26 @@ def _run(*arguments) -> str:
   return output
 
 
-@pytest.fixture(scope='module')
-def alone(config_file, tmp_path_factory) -> pathlib.Path:
-  workdir = tmp_path_factory.mktemp('pods') / 'alone'
-  _run(1, config_file, workdir)
-  return workdir
+def _on_both(config, folder, *flags) -> dict[str, str]:
+  """main.py on one process and on several, side by side, in `folder`/alone and `folder`/pod; what it printed."""
+  number = {'alone': 1, 'pod': SHAPE[0]}
+  with futures.ThreadPoolExecutor(2) as threads:
+    run = lambda name: _run(number[name], config, folder / name, *flags)
+    return dict(zip(number, threads.map(run, number), strict=True))
 
 
 @pytest.fixture(scope='module')
-def pod(config_file, tmp_path_factory) -> pathlib.Path:
-  """The same on several hosts, killed in the middle of the transfers and started again."""
-  workdir = tmp_path_factory.mktemp('pods') / 'pod'
+def folder(config_file, tmp_path_factory) -> pathlib.Path:
+  """The whole chain on one process, in `alone`, and on several, killed in the middle and started again, in `pod`."""
+  folder = tmp_path_factory.mktemp('pods')
+  with futures.ThreadPoolExecutor(1) as thread:
+    alone = thread.submit(_run, 1, config_file, folder / 'alone')
+    _run_killed_and_started_again(config_file, folder / 'pod')
+    alone.result()
+  return folder
+
+
+def _run_killed_and_started_again(config_file, workdir):
   first = Pod(SHAPE[0], config_file, workdir)
   # The second task's sweep has begun; the first one is through, and its chosen model is kept.
   first.read_until('transfer: stripes, model 2 of')
@@ -165,7 +175,16 @@ def pod(config_file, tmp_path_factory) -> pathlib.Path:
   assert 'select: finished here before' in output
   after = pd.read_csv(workdir / 'trials.csv')
   pd.testing.assert_frame_equal(after[: len(before)], before)
-  return workdir
+
+
+@pytest.fixture(scope='module')
+def alone(folder) -> pathlib.Path:
+  return folder / 'alone'
+
+
+@pytest.fixture(scope='module')
+def pod(folder) -> pathlib.Path:
+  return folder / 'pod'
 
 
 def _scores(workdir) -> pd.DataFrame:
@@ -176,7 +195,7 @@ def _assert_same_scores(workdir, other):
   """The same rows, and scores as near as rounding lets them be.
 
   Weights differ by what the order of a sum across devices does to float32, 1e-6 of their norm
-  (test_local_pod.py), and embeddings by what another batch a device does to a convolution. What counts images is the same
+  (below), and embeddings by what another batch a device does to a convolution. What counts images is the same
   but for ties and, with rank and interval, one image more that lies so near to a boundary; sums over images vary smoothly.
   """
   one, two = _scores(workdir), _scores(other)
@@ -225,6 +244,21 @@ def test_transfers_are_those_of_one_host(alone, pod):
     assert chosen >= best - 2 / VALIDATION - 1e-6
 
 
+def _vector(path) -> np.ndarray:
+  with np.load(path) as arrays:
+    return np.concatenate([arrays[name].ravel() for name in sorted(arrays)]).astype(np.float64)
+
+
+def test_networks_are_those_of_one_host(alone, pod):
+  """To what the order of a sum across devices does to float32; see test_local_pod.py."""
+  names = [path.name for path in (alone / 'weights').glob('*.npz')]
+  # The baseline and its untrained control, four experts, the predictor, and a network for each task.
+  assert len(names) == 2 + 4 + 1 + len(TEST)
+  for name in names:
+    one, two = _vector(pod / 'weights' / name), _vector(alone / 'weights' / name)
+    assert np.linalg.norm(one - two) <= 1e-6 * np.linalg.norm(two), name
+
+
 def test_everything_else_is_there(alone, pod):
   # A checkpoint has a folder for each process.
   files = lambda workdir: {
@@ -252,10 +286,10 @@ def test_halving_and_oracles(config_file, alone, pod, tmp_path):
   flags = (
     "--config.phases=('select',)", f'--config.strategy={strategies}', '--config.select.first_images=12',
   )  # fmt: skip
-  for processes, name in ((1, 'alone'), (SHAPE[0], 'pod')):
+  for name in ('alone', 'pod'):
     shutil.copytree(alone, tmp_path / name)
     (tmp_path / name / 'phases' / 'select.json').unlink()
-    output = _run(processes, config_file, tmp_path / name, *flags)
+  for output in _on_both(config_file, tmp_path, *flags).values():
     # The halving is one of all candidates, wherever they are.
     assert output.count(': 5 models on 12 images, ') == len(TEST)
   _assert_same_scores(tmp_path / 'pod', tmp_path / 'alone')
@@ -270,8 +304,7 @@ def test_prediction(config_file, alone, tmp_path):
     '--config.run.evaluation_batch=64',
     '--config.run.tensorboard=False',
   )
-  for processes, name in ((1, 'alone'), (SHAPE[0], 'pod')):
-    _run(processes, 'configs/predict.py', tmp_path / name, *flags)
+  _on_both('configs/predict.py', tmp_path, *flags)
   one, two = (pd.read_csv(tmp_path / name / 'predictions.csv') for name in ('pod', 'alone'))
   # The same program on one device.
   pd.testing.assert_frame_equal(one, two)
