@@ -91,6 +91,8 @@ def run(config: ml_collections.ConfigDict, workdir: str) -> None:
       for phase in config.phases:
         hosts.wait(phase)
         _run_phase(config, workdir, phase, board, records)
+      # Who left while the first still writes a report or classifies would end the job after minutes of silence.
+      hosts.wait('the phases')
 
 
 def _log(workdir: str) -> str:

@@ -88,9 +88,8 @@ class Candidates:
     return found
 
   def mine(self) -> list[pool.Member]:
-    """The share of this process: whole units, so that what shares a backbone stays together."""
-    units = networks.units(self.members, jax.local_device_count())
-    return [m for unit, _ in units[jax.process_index() :: jax.process_count()] for m in unit]
+    """The share of this process, which is empty where there are fewer models than processes."""
+    return networks.share(self.members, jax.process_count())[jax.process_index()]
 
   def leaves(self, member: pool.Member) -> int | None:
     """Outputs of a head that are classes; those of the nodes above them come behind."""

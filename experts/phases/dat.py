@@ -114,6 +114,8 @@ def _weights(
     total += jax.nn.sigmoid(predict(baseline, part['image']))[part['mask']].sum(axis=0)
   images = np.bincount(train.labels, minlength=train.num_classes)
   ratio = total / len(task.all) / np.maximum(images / len(train), 1 / len(train))
+  # Drawn by on all processes: they must not differ in the last digit either.
+  ratio = np.array(hosts.from_first(ratio.tolist()))
   most = np.argsort(-ratio * (images > 0))[:5]
   logging.info(
     'dat: for %s most of %s',

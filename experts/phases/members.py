@@ -339,6 +339,7 @@ def train(
       warmup,
     )
     mesh = meshes.make(layout.groups, layout.shards)
+    meshes.meet(mesh)
     state = _train_round(
       config,
       section,
@@ -365,10 +366,16 @@ def train(
     del state
 
 
+@functools.cache
+def _memory_limit() -> int:
+  """Bytes of memory of the device that has the least, for all processes plan alike."""
+  return min(hosts.gather(meshes.memory_limit(jax.local_devices()[0])))
+
+
 def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Round]:
   """The rounds of a run; those of a run that was interrupted are the same on any number of devices."""
   devices = jax.device_count()
-  limit = meshes.memory_limit(jax.local_devices()[0])
+  limit = _memory_limit()
   path = f'{folder}/rounds.json'
   sizes = None
   if folder:

@@ -195,7 +195,9 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
   sizes = _tasks(config).values()
   looked_at = [min(one.images, config.select.images or one.images) for one in sizes]
   seen = {}
-  for group, groups in networks.units(candidates, len(local)):
+  # Of the host that has most to do.
+  mine = max(networks.share(candidates, hosts), key=len)
+  for group, groups in networks.units(mine, len(local)):
     # By kind: baselines, experts and foreign networks of one pool are one program.
     key = (group[0].kind == 'adapter', len(group), groups)
     seen[key] = seen.get(key, 0) + 1
@@ -205,7 +207,6 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     stacked = _stacked(adapter if bank else backbone, number)
     params = {'backbone': backbone, 'bank': stacked} if bank else {'backbone': stacked}
     places = networks.placement(bank)
-    calls = -(-times // hosts)
     kind = 'adapters' if bank else 'networks'
     reason = (
       f'{number} {kind}; devices of a host: {groups} x {len(local) // groups} (population x data), '
@@ -222,7 +223,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       ),
       mesh=mesh,
       reason=reason,
-      calls=calls * sum(-(-some // batch) for some in looked_at),
+      calls=times * sum(-(-some // batch) for some in looked_at),
       images=batch * number,
       batch_field='run.evaluation_batch',
     )
@@ -236,7 +237,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       arguments=knn.abstract_arguments(number, samples, model.embedding_dim, local),
       mesh=mesh,
       reason=reason,
-      calls=calls * len(sizes) * (number // on),
+      calls=times * len(sizes) * (number // on),
       images=samples * on,
       batch_field='run.evaluation_batch',
     )

@@ -140,35 +140,50 @@ def _by_halving(config, chosen: Candidates, shown: Sequence[Look], names):
       )
   rows, seconds, kept = [], {}, open_cache(config)
   # A control takes no candidate's place among those that go on.
-  mine = [member for member in chosen.mine() if member.competes]
-  place = {member.name: i for i, member in enumerate(mine)}
-  always = [i for i, member in enumerate(mine) if member.kind == 'baseline']
-  for each in shown if mine else []:
+  candidates = [member for member in chosen.members if member.competes]
+  place = {member.name: i for i, member in enumerate(candidates)}
+  mine = {place[member.name] for member in chosen.mine() if member.competes}
+  always = [i for i, member in enumerate(candidates) if member.kind == 'baseline']
+  for each in shown:
     task, images, last, began = each.task, images_of(config, each), {}, time.monotonic()
 
     def embed_some(models, indices, images=images):
-      for unit in chosen.embed(config, [mine[i] for i in models], [images.take(indices)], kept):
-        for member, own in zip(unit.members, unit.embeddings):
-          yield place[member.name], own
+      own = [candidates[i] for i in models if i in mine]
+      for unit in chosen.embed(config, own, [images.take(indices)], kept):
+        for member, embedded in zip(unit.members, unit.embeddings):
+          yield place[member.name], embedded
 
     def score(model, embeddings, labels, last=last):
       (last[model],) = scoring.by_knn(config, embeddings[None], labels)
       return last[model]['score']
 
     found = halving.search(
-      len(mine), task.labels, embed_some, score, always, first, seed=config.seed
+      len(candidates),
+      task.labels,
+      embed_some,
+      score,
+      always,
+      first,
+      seed=config.seed,
+      exchange=_of_all,
     )
     logging.info(
       'select: %s: %s; %d of %d images embedded', task.name,
       ', '.join(f'{models} models on {number} images' for number, models in found.rounds),
-      found.embedded, len(mine) * len(task.all),
+      found.embedded, len(candidates) * len(task.all),
     )  # fmt: skip
     rows += [
-      {'task': task.name, 'model': member.name, 'strategy': 'knn', **last[i]}
-      for i, member in enumerate(mine)
+      {'task': task.name, 'model': candidates[i].name, 'strategy': 'knn', **last[i]}
+      for i in sorted(mine)
     ]
     seconds[task.name] = float('nan') if kept and kept.found else time.monotonic() - began
-  return rows, {}, {each.task.name: seconds.get(each.task.name, 0.0) for each in shown}
+  return rows, {}, seconds
+
+
+def _of_all(scores: dict[int, float]) -> dict[int, float]:
+  """The scores of all processes' models, from those of each."""
+  # JSON has names where these have numbers.
+  return dict(pair for part in hosts.gather(list(scores.items())) for pair in part)
 
 
 def _targets(task: tasks.Task, unit: embed.Embedded) -> dict[str, list[float]]:

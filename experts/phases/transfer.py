@@ -137,13 +137,17 @@ class _Trial(NamedTuple):
 
 
 class Trials:
-  """trials.csv: a row is written when its trial ends, and a trial that has its row is not run again."""
+  """trials.csv: a row is written when its trial ends, and a trial that has its row is not run again.
+
+  All processes of a job make one together: they must agree on what is there.
+  """
 
   def __init__(self, path: str):
     self._path = path
-    self._rows = []
-    if os.path.exists(path):
-      self._rows = files.read(path).to_dict('records')
+    rows = []
+    if hosts.first() and os.path.exists(path):
+      rows = files.read(path).to_dict('records')
+    self._rows = hosts.from_first(rows)
 
   def frame(self) -> pd.DataFrame:
     return pd.DataFrame(self._rows, columns=COLUMNS)
@@ -216,19 +220,21 @@ class Trainer:
       for trial in chosen
       for i in range(retrains)
     ]
-    kept = [] if folder and not os.path.exists(f'{folder}/model.json') else None
+    # All processes train alike, whether they hold the result, as the first does, or not.
+    keep = bool(folder) and not hosts.from_first(os.path.exists(f'{folder}/model.json'))
+    kept = []
     for steps in sorted({trial.steps for trial in trials}):
       part = [trial for trial in trials if trial.steps == steps]
       missing = len(self._trials.find(**self._key, split=_TEST, steps=steps)) < len(part)
-      if not missing and kept is None:
+      if not missing and not keep:
         continue
-      trees = None if kept is None else []
+      trees = [] if keep else None
       accuracy = self._train(self._task.all, part, _TEST, trees)
       if missing:
         self._record(part, _TEST, accuracy)
-      if kept is not None:
+      if keep and hosts.first():
         kept += zip(part, map(float, accuracy), trees, strict=True)
-    if kept and hosts.first():
+    if kept:
       self._save(folder, kept)
 
   def _load(self) -> tuple[dict[str, Any], dict]:
@@ -242,7 +248,10 @@ class Trainer:
     return settings, params
 
   def _train(self, indices, trials, split, kept=None):
-    """Trains a member for each trial, all of one length; returns their accuracies, and adds their trees to `kept`."""
+    """Trains a member for each trial, all of one length; returns their accuracies.
+
+    Their trees are added to `kept`, if that is a list, on the process that writes.
+    """
     section = self._config.transfer
     settings, params = self._load()
     model = members.make_model(settings)

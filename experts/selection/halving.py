@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
-# (models, indices of images) -> (model, its embeddings [n, D]) of each of them, in any order
+# (models, indices of images) -> (model, its embeddings [n, D]) of each of them that is this process's, in any order
 Embed = Callable[[Sequence[int], np.ndarray], Iterable[tuple[int, np.ndarray]]]
 # (model, its embeddings [n, D], labels [n]) -> its score, higher is better
 Score = Callable[[int, np.ndarray, np.ndarray], float]
+# {model: score} of this process -> those of all processes, on each of them
+Exchange = Callable[[dict[int, float]], dict[int, float]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,13 +48,16 @@ def search(
   start: int = 64,
   keep: float = 0.5,
   seed: int = 0,
+  exchange: Exchange = dict,
 ) -> Halving:
   """Ranks models by successive halving.
 
-  No image is embedded twice by a model. Embeddings wait on disk, so that memory holds those of one model.
+  No image is embedded twice by a model. Embeddings wait on disk, so that memory holds those of one model. Of a job's
+  processes each embeds and scores its own models in every round, while who goes on is decided by the scores of all: the
+  result does not depend on how the models are shared out, and a process whose models are dropped waits.
 
   Args:
-    models: their number E.
+    models: their number E, over all processes.
     labels: int `[N]`.
     embed: embeds some images with some models.
     score: scores models.
@@ -60,6 +65,7 @@ def search(
     start: images of the first round; more where that is less than two a class.
     keep: share of the models that go on, and of their images that are not new.
     seed: of the order of the images.
+    exchange: how processes tell each other their scores; each calls it once a round, with or without scores of its own.
 
   Raises:
     ValueError: no models, or a `keep` outside (0, 1].
@@ -76,20 +82,21 @@ def search(
     while True:
       number = min(number, len(labels))
       rounds.append((number, len(left)))
-      expected = set(left)
+      mine = {}
       for model, new in embed(left, order[before:number]):
-        expected.remove(model)
         own = _append(f'{folder}/{model}.npy', new)
         if len(own) != number:
           raise ValueError(f'model {model}: {len(new)} embeddings of {number - before} images')
-        scores[model], seen[model] = score(model, own, labels[order[:number]]), number
-      if expected:
-        raise ValueError(f'no embeddings of models {sorted(expected)}')
+        mine[model] = score(model, own, labels[order[:number]])
+      found = exchange(mine)
+      if found.keys() != set(left):
+        raise ValueError(f'no embeddings of models {sorted(set(left) - found.keys())}')
+      scores[left], seen[left] = [found[model] for model in left], number
       if number == len(labels):
         break
       best = sorted(left, key=lambda model: -scores[model])[: math.ceil(keep * len(left))]
       dropped = set(left) - {*best, *always}
-      for model in dropped:
+      for model in dropped & mine.keys():
         os.unlink(f'{folder}/{model}.npy')
       left = [model for model in left if model not in dropped]
       before, number = number, math.ceil(number / keep)

@@ -184,13 +184,14 @@ def _scores(embeddings, labels, fit, rows, k, metric) -> Scores:
   devices = jax.local_devices()
   at_once = shards(len(embeddings), len(devices))
   program = make_program(tuple(devices[:at_once]), k, metric)
+  _, (by_model, everywhere) = placement(tuple(devices[:at_once]))
   labels = np.unique(labels, return_inverse=True)[1].astype(np.int32)
+  labels, fit = jax.device_put((labels, fit), everywhere)
   started = []
   for first in range(0, len(embeddings), at_once):
     # The next models are copied to the devices while these are scored, and no more than those.
-    started.append(
-      program(np.asarray(embeddings[first : first + at_once], np.float32), labels, fit)
-    )
+    part = np.asarray(embeddings[first : first + at_once], np.float32)
+    started.append(program(jax.device_put(part, by_model), labels, fit))
     jax.block_until_ready(started[-2:-1])
   found = jax.tree.map(lambda *parts: np.concatenate(parts), *jax.device_get(started))
   _refuse(~found.pop('finite'), 'not finite')
@@ -228,9 +229,10 @@ def make_program(
 ) -> jax.stages.Wrapped:
   """The scorer: (embeddings [devices, N, D], labels [N], fit bool [N]) -> bool [devices, N] for each result.
 
-  Only samples of `fit` are neighbours. Each device takes one model, and nothing crosses between them.
+  Only samples of `fit` are neighbours. Each device takes one model, and nothing crosses between them. The arguments lie
+  where `placement` says: in a job of several processes JAX spreads no array of the host by itself.
   """
-  mesh, (by_model, everywhere) = _placement(devices)
+  mesh, (by_model, everywhere) = placement(devices)
 
   def score(embeddings, labels, fit):
     return jax.tree.map(
@@ -238,8 +240,7 @@ def make_program(
     )
 
   specs = (by_model.spec, everywhere.spec, everywhere.spec)
-  sharded = jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=by_model.spec)
-  return jax.jit(sharded, in_shardings=(by_model, everywhere, everywhere))
+  return jax.jit(jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=by_model.spec))
 
 
 def abstract_arguments(
@@ -247,7 +248,7 @@ def abstract_arguments(
 ) -> tuple[jax.ShapeDtypeStruct, ...]:
   """The arguments of `make_program`'s scorer as shapes with their places: `shards` of the models."""
   devices = devices[: shards(models, len(devices))]
-  _, (by_model, everywhere) = _placement(tuple(devices))
+  _, (by_model, everywhere) = placement(tuple(devices))
   return (
     jax.ShapeDtypeStruct((len(devices), samples, dimension), np.float32, sharding=by_model),
     jax.ShapeDtypeStruct((samples,), np.int32, sharding=everywhere),
@@ -255,6 +256,9 @@ def abstract_arguments(
   )
 
 
-def _placement(devices):
+def placement(
+  devices: tuple[jax.Device, ...],
+) -> tuple[Mesh, tuple[NamedSharding, NamedSharding]]:
+  """A mesh of some of this process's devices, and on it where arrays lie: a model each, and all of it everywhere."""
   mesh = Mesh(np.array(devices), ('population',), axis_types=(AxisType.Auto,))
   return mesh, (NamedSharding(mesh, P('population')), NamedSharding(mesh, P()))

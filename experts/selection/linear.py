@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh
-from jax.sharding import PartitionSpec as P
 
 from experts.selection import knn
 
@@ -71,16 +69,21 @@ def linear_accuracy(
   classes = np.unique(labels[np.concatenate([fit, validation])], return_inverse=True)[1]
   targets = np.eye(classes.max() + 1, dtype=np.float32)[classes[: len(fit)]]
   devices = jax.local_devices()
-  program = _make_program(tuple(devices[: knn.shards(len(embeddings), len(devices))]))
+  devices = tuple(devices[: knn.shards(len(embeddings), len(devices))])
+  _, (by_model, everywhere) = knn.placement(devices)
+  samples = (
+    np.asarray(embeddings[:, fit], np.float32),
+    np.asarray(embeddings[:, validation], np.float32),
+  )
+  shared = (
+    targets,
+    classes[len(fit) :].astype(np.int32),
+    batch_order(len(fit), steps, runs, seed),
+    np.asarray(learning_rates, np.float32),
+  )
+  program = _make_program(devices)
   counts, finite = jax.device_get(
-    program(
-      np.asarray(embeddings[:, fit], np.float32),
-      np.asarray(embeddings[:, validation], np.float32),
-      targets,
-      classes[len(fit) :].astype(np.int32),
-      batch_order(len(fit), steps, runs, seed),
-      np.asarray(learning_rates, np.float32),
-    )
+    program(*jax.device_put(samples, by_model), *jax.device_put(shared, everywhere))
   )
   broken = np.flatnonzero(~finite)
   if broken.size:
@@ -106,14 +109,13 @@ def batch_order(number: int, steps: int, runs: int, seed: int) -> np.ndarray:
 @functools.cache
 def _make_program(devices: tuple[jax.Device, ...]) -> jax.stages.Wrapped:
   """The scorer of models that are spread over devices: their correct counts int32 [E, R, L], and whether finite."""
-  mesh = Mesh(np.array(devices), ('population',), axis_types=(AxisType.Auto,))
-  by_model, everywhere = P('population'), P()
+  mesh, (by_model, everywhere) = knn.placement(devices)
 
   def score(fit, validation, *shared):
     return jax.lax.map(lambda model: _score(*model, *shared), (fit, validation))
 
-  specs = (by_model, by_model, *[everywhere] * 4)
-  return jax.jit(jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=by_model))
+  specs = (by_model.spec, by_model.spec, *[everywhere.spec] * 4)
+  return jax.jit(jax.shard_map(score, mesh=mesh, in_specs=specs, out_specs=by_model.spec))
 
 
 def _score(fit, validation, targets, labels, order, learning_rates):

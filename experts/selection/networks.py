@@ -57,6 +57,25 @@ def read(path: str, folder: str, content: str | None, name: str, bit: bool = Fal
   return trees
 
 
+def share(candidates: Sequence[pool.Member], processes: int) -> list[list[pool.Member]]:
+  """Shares models out over processes: as many to each as to any other, or one more; some get none if there are too few.
+
+  Neighbours in the pool that one program embeds stay neighbours. Such a group is cut in as many parts as there are
+  processes, even where its models share a backbone, which is then computed once on each: with fewer processes at work the
+  ranking would be there later.
+  """
+  parts = [[] for _ in range(processes)]
+  for _, group in itertools.groupby(candidates, _alike):
+    group = list(group)
+    least, more = divmod(len(group), processes)
+    # Those with the fewest so far take what is left over.
+    for place, part in enumerate(sorted(parts, key=len)):
+      number = least + (place < more)
+      part += group[:number]
+      del group[:number]
+  return parts
+
+
 def units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[pool.Member], int]]:
   """Models that are embedded in one pass, and over how many groups of a process's devices."""
   found = []

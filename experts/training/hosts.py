@@ -86,12 +86,30 @@ def gather(value: Any) -> list[Any]:
   """The values of all processes, in their order; each process must ask. For a few megabytes of JSON."""
   if jax.process_count() == 1:
     return [value]
-  text = np.frombuffer(json.dumps(value).encode(), np.uint8)
+  text = json.dumps(value).encode()
   lengths = multihost_utils.process_allgather(np.int32(len(text)))
-  padded = np.zeros(int(lengths.max()), np.uint8)
-  padded[: len(text)] = text
-  rows = multihost_utils.process_allgather(padded)
+  rows = multihost_utils.process_allgather(_padded(text, int(lengths.max())))
   return [json.loads(bytes(row[:length])) for row, length in zip(rows, lengths)]
+
+
+def from_first(value: Any) -> Any:
+  """The first process's value, for all; each process must ask. For a few megabytes of JSON.
+
+  What decides on which programs run, such as whether a file is there, is not looked up by each process for itself: on a
+  network's disk they need not all see the same at a time.
+  """
+  if jax.process_count() == 1:
+    return value
+  text = json.dumps(value).encode() if first() else b''
+  length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+  return json.loads(bytes(multihost_utils.broadcast_one_to_all(_padded(text, length))[:length]))
+
+
+def _padded(text: bytes, length: int) -> np.ndarray:
+  """The bytes, with zeros up to `length` and on to a power of two: of each size there is a program to compile."""
+  padded = np.zeros(max(256, 1 << (length - 1).bit_length()), np.uint8)
+  padded[: len(text)] = np.frombuffer(text, np.uint8)
+  return padded
 
 
 def watch_sigterm() -> None:

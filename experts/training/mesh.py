@@ -216,6 +216,25 @@ def make(groups: int, shards: int, devices: Sequence[jax.Device] | None = None) 
   return Mesh(grid, ('population', 'data'), axis_types=(AxisType.Auto,) * 2)
 
 
+@functools.cache
+def meet(mesh: Mesh) -> None:
+  """Connects the processes of a mesh along each of its axes; each of them must ask.
+
+  Where CPUs make up a pod, devices that are to exchange something for the first time wait no longer than half a minute
+  for each other, and so for the slowest process to compile the program that does it. Here there is next to nothing to
+  compile.
+  """
+  if jax.process_count() == 1 or mesh.devices.flat[0].platform != 'cpu':
+    return
+  for axes in (('data',), ('population', 'data')):
+    total = jax.shard_map(
+      lambda x, axes=axes: jax.lax.psum(x, axes), mesh=mesh, in_specs=EXAMPLE, out_specs=MEMBER
+    )
+    jax.block_until_ready(
+      jax.jit(total)(place(np.ones(mesh.devices.shape, np.float32), mesh, EXAMPLE))
+    )
+
+
 def share(mesh: Mesh, members: int) -> tuple[slice, tuple[int, int]]:
   """What this process feeds: its members, and (index, number) of its block of their batches.
 

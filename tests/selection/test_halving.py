@@ -1,5 +1,8 @@
 """Successive halving against the full search, on simulated models."""
 
+import threading
+from concurrent import futures
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -81,6 +84,35 @@ def test_a_fifth_of_the_images_finds_the_best_of_fifty():
     full = np.concatenate([_nearest(embeddings[i : i + 1], labels) for i in range(50)])
     regrets.append(halving.regret(found, full, budget=2))
   assert max(regrets) < 0.02
+
+
+def test_it_does_not_matter_which_process_has_which_models():
+  labels, _, embed, _ = _simulate(12, 60, 3, 0)
+  alone = halving.search(12, labels, embed, _score, [0], start=8)
+  # All of the best, some, one, and none.
+  best = alone.ranking.tolist()
+  shares = [set(best[:6]), set(best[6:11]), set(best[11:]), set()]
+  told, everyone = [{} for _ in shares], threading.Barrier(len(shares))
+
+  def search(process):
+    def embed_own(chosen, indices):
+      return embed([model for model in chosen if model in shares[process]], indices)
+
+    def exchange(scores):
+      told[process] = scores
+      everyone.wait(60)
+      found = {model: score for one in told for model, score in one.items()}
+      everyone.wait(60)
+      return found
+
+    return halving.search(12, labels, embed_own, _score, [0], start=8, exchange=exchange)
+
+  with futures.ThreadPoolExecutor(len(shares)) as processes:
+    for found in processes.map(search, range(len(shares))):
+      np.testing.assert_array_equal(found.ranking, alone.ranking)
+      np.testing.assert_array_equal(found.scores, alone.scores)
+      np.testing.assert_array_equal(found.seen, alone.seen)
+      assert found.rounds == alone.rounds == [(8, 12), (16, 6), (32, 4), (60, 3)]
 
 
 def test_regret_is_what_the_full_search_would_have_gained():

@@ -79,3 +79,25 @@ def test_units_share_programs_backbones_and_devices():
   ]  # fmt: skip
   bank = [dataclasses.replace(members[4], name=str(i)) for i in range(20)]
   assert [len(group) for group, _ in networks.units(bank, 1)] == [8, 8, 4]
+
+
+def test_every_process_gets_as_many_models_as_the_next_or_one_more():
+  kinds = {'baseline': 'baseline', 'full1': 'full', 'full2': 'full'}
+  kinds |= {f'adapter{i}': 'adapter' for i in range(5)} | {'function': 'callable'}
+  members = [
+    pool.Member(name, kind, '', None, 0, 0, 0, '', '', 'b.npz' if kind == 'adapter' else None)
+    for name, kind in kinds.items()
+  ]
+  names = lambda processes: [
+    ' '.join(m.name for m in part) for part in networks.share(members, processes)
+  ]
+  assert names(1) == [' '.join(kinds)]
+  # Who got fewer of one kind gets more of the next.
+  assert names(2) == [
+    'baseline full1 adapter3 adapter4 function', 'full2 adapter0 adapter1 adapter2',
+  ]  # fmt: skip
+  assert names(4) == [
+    'baseline adapter2 function', 'full1 adapter3', 'full2 adapter4', 'adapter0 adapter1',
+  ]  # fmt: skip
+  # More processes than models: some have none.
+  assert names(10) == [*kinds, '']
