@@ -19,6 +19,7 @@ PyTorch is compiled.
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import signal
@@ -62,7 +63,7 @@ def _run(name: str, seconds: float, cache: str) -> str:
   module, options, environment, most = _PARTS[name]
   if measure.SMALL.value:
     options = ['--batch=8' if option.startswith('--batch') else option for option in options]
-    seconds = most = 3600
+    most = 3600
   command = [
     sys.executable, '-m', f'benchmarks.gpu.{module}', f'--out={measure.OUT.value}',
     f'--small={measure.SMALL.value}', *options,
@@ -99,7 +100,7 @@ def main(_):
   cache = tempfile.mkdtemp(prefix='experts-gpu-')
   for name in _CHOSEN.value:
     started = time.monotonic()
-    left = _LIMIT.value - (started - began)
+    left = math.inf if measure.SMALL.value else _LIMIT.value - (started - began)
     wrong = _run(name, left, cache) if left > 20 else 'left out: no time'
     measure.record(
       'run', name, seconds=time.monotonic() - started, **({'error': wrong} if wrong else {})

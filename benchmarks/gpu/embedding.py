@@ -133,7 +133,7 @@ def _measure(search: _Search, kind: str, members: list[pool.Member]) -> None:
   unit = len(networks.units(members, 1)[0][0])
   started = time.perf_counter()
   search.run(members[:unit])
-  measure.record(_PART, f'{kind}: first unit, compiled', seconds=time.perf_counter() - started)
+  measure.record(_PART, f'{kind}: first unit, with compilation', seconds=time.perf_counter() - started)
   alone = search.alone(members) / unit
   operations = _operations(search) * search.images
   measure.record(
@@ -194,7 +194,7 @@ def main(_):
     # Nothing is measured while PyTorch compiles.
     for name in _requests(search):
       with measure.guarded(_PART, name):
-        measure.record(_PART, f'{name}: first, compiled', seconds=torch.reply()['first'])
+        measure.record(_PART, f'{name}: first run', seconds=torch.reply()['first'])
     for kind, part in members.items():
       with measure.guarded(_PART, kind):
         _measure(search, kind, part)

@@ -149,7 +149,7 @@ def _torch_forms(torch: peer.Peer, part: str) -> measure.Forms:
     with measure.guarded(part, form):
       found = torch.reply()
       measure.record(
-        part, f'{form}: first, compiled', seconds=found['first'], peak_gib=found['peak_gib']
+        part, f'{form}: first run', seconds=found['first'], peak_gib=found['peak_gib']
       )
       forms[form] = lambda form=form: torch.seconds(form) / _TORCH_STEPS
   return forms

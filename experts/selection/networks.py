@@ -159,13 +159,24 @@ def embed(
     float32 [E, N, D].
   """
   program = make_program(model, mesh)
-  waiting, done = collections.deque(), []
+  waiting, found, done = collections.deque(), None, 0
+
+  def take():
+    # Into its place at once: what is left to do when the device has ended is little.
+    nonlocal found, done
+    part = np.asarray(waiting.popleft())[:, : number - done]
+    if found is None:
+      found = np.empty((len(part), number, part.shape[2]), np.float32)
+    found[:, done : done + part.shape[1]] = part
+    done += part.shape[1]
+
   for batch in images:
     waiting.append(program(params, batch))
     if len(waiting) > _IN_FLIGHT:
-      done.append(np.asarray(waiting.popleft()))
-  done += map(np.asarray, waiting)
-  return np.concatenate(done, axis=1)[:, :number]
+      take()
+  while waiting:
+    take()
+  return found
 
 
 @functools.cache

@@ -377,6 +377,38 @@ def test_readers_are_so_many_units_ahead_and_units_come_in_order(readers):
   assert unit == 5
 
 
+def test_one_ahead_is_drawn_while_one_is_used_and_no_more():
+  drawn, closed = [threading.Event() for _ in range(5)], threading.Event()
+
+  def stream():
+    try:
+      for i, event in enumerate(drawn):
+        event.set()
+        yield i
+    finally:
+      closed.set()
+
+  ahead = embed._one_ahead(stream())
+  for i in range(3):
+    assert next(ahead) == i
+    assert drawn[i + 1].wait(20)
+    assert not any(event.is_set() for event in drawn[i + 2 :])
+  ahead.close()
+  assert closed.is_set()
+  assert list(embed._one_ahead(i for i in range(3))) == [0, 1, 2]
+
+
+def test_what_fails_ahead_is_raised_where_it_is_used():
+  def stream():
+    yield 1
+    raise ValueError('model b fails')
+
+  ahead = embed._one_ahead(stream())
+  assert next(ahead) == 1
+  with pytest.raises(ValueError, match='model b fails'):
+    next(ahead)
+
+
 def test_images_that_fit_a_device_are_copied_there_once(folder, monkeypatch):
   members = [
     m for m in pool.read(folder / 'pool.json') if m.kind in ('full', 'baseline', 'adapter')
