@@ -70,7 +70,9 @@ def _bank(model, params, pixels) -> None:
   given = {'backbone': params['backbone']}
   place = lambda bank: jax.device_put(given | {'bank': bank}, mesh.devices.flat[0])
   singles, together = [place(bank) for bank in one], place(everything)
-  run = lambda held: networks.embed(model, mesh, held, pixels, len(pixels))
+  run = lambda held: networks.embed(
+    model, mesh, held, networks.batches(mesh, pixels, len(pixels)), len(pixels)
+  )
   times = _in_turn(
     {'separate': lambda: [run(held) for held in singles], 'bank': lambda: run(together)}
   )
@@ -105,7 +107,9 @@ def _reading(model, params, size) -> None:
     held = load()
     times = _in_turn(
       {
-        'device alone': lambda: networks.embed(model, mesh, held, pixels, _BATCH.value),
+        'device alone': lambda: networks.embed(
+          model, mesh, held, networks.batches(mesh, pixels, _BATCH.value), len(pixels)
+        ),
         'reading alone': load,
         # One call a model: there is no next one whose weights could be read.
         'read, then embed': lambda: [search([member]) for member in members],

@@ -12,7 +12,6 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
-import grain
 import numpy as np
 from absl import logging
 
@@ -396,6 +395,8 @@ def _stream(
   threads: int,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Makes chunks of rows in threads, ahead of time, and joins those of one step."""
+  import grain  # Here, so that what makes no batches does without.
+
   chunks = [rows[first : first + _CHUNK] for first in range(0, len(rows), _CHUNK)]
 
   def chunk(number: int) -> dict[str, np.ndarray]:

@@ -102,7 +102,8 @@ def content_hash(params: Params) -> str:
   digest = hashlib.sha256()
   for key, value in sorted(_flatten(params).items()):
     digest.update(f'{key} {value.dtype} {value.shape}\n'.encode())
-    digest.update(value.tobytes())
+    # Flat, as hashlib wants it; not copied.
+    digest.update(np.ascontiguousarray(value).reshape(-1))
   return digest.hexdigest()
 
 

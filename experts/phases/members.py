@@ -9,11 +9,10 @@ import operator
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import optax
 import pandas as pd
@@ -29,8 +28,11 @@ from experts.training import mesh as meshes
 from experts.training.board import Board
 from experts.training.lines import Lines
 
+if TYPE_CHECKING:
+  import ml_collections
+
 Tree = Any
-Config = ml_collections.ConfigDict
+Config: TypeAlias = 'ml_collections.ConfigDict'
 
 COSTS = ('task', 'method', 'images', 'seconds')
 

@@ -1,11 +1,13 @@
 """Embeddings of a whole pool, model by model; memory does not grow with the pool."""
 
+import collections
 import dataclasses
 import functools
 import hashlib
 import itertools
+import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from typing import Any
 
@@ -16,6 +18,9 @@ from absl import logging
 
 from experts.models import resnet
 from experts.selection import cache, foreign, networks, pool
+
+# Of weights that are read ahead; the next unit's are in any case.
+_AHEAD_BYTES = 2**30
 
 
 class Images:
@@ -132,8 +137,8 @@ def embed_pool(
 ) -> Iterator[Embedded]:
   """Embeds the images of every task with every model: model outer, task inner.
 
-  Networks are spread over this process's devices. While a unit of models computes, a thread reads the weights of the
-  next and copies them to the devices.
+  Networks are spread over this process's devices. While a unit of models computes, a thread, or for accelerators
+  several, read the weights of the next ones and copy them to the devices.
 
   Args:
     members: this process's share of the pool.
@@ -188,7 +193,11 @@ class _Loaded:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-  """Embeds with models that take images of one size."""
+  """Embeds with models that take images of one size.
+
+  Attributes:
+    placed: {task: its images on the devices}, where they lie for all models.
+  """
 
   folder: str
   size: int
@@ -197,6 +206,7 @@ class _Run:
   batch_size: int
   kept: cache.Cache | None
   with_logits: bool
+  placed: dict[Images, list[jax.Array]] = dataclasses.field(default_factory=dict)
 
   def embed(self, members: list[pool.Member], tasks: Sequence[Images]) -> Iterator[Embedded]:
     keys = self._keys(members, tasks)
@@ -211,10 +221,15 @@ class _Run:
       load = functools.cache(functools.partial(self._load, unit))
       for i, task in enumerate(tasks):
         yield self._of_task(unit[0], task, keys_of(unit[0], i), load)
-    for unit, loaded in _ahead(self._load, networks.units(fresh, number)):
+    computed = self._compute(networks.units(fresh, number), tasks, keys_of)
+    # On a CPU it would take from what is done with the embeddings.
+    yield from computed if jax.default_backend() == 'cpu' else _one_ahead(computed)
+
+  def _compute(self, units, tasks, keys_of) -> Iterator[Embedded]:
+    for unit, loaded in _ahead(self._load, units, _readers(units)):
       for i, task in enumerate(tasks):
         yield self._of_task(unit[0], task, keys_of(unit[0], i), lambda loaded=loaded: loaded)
-      # Before the thread goes on: of the weights, at most two units' are there.
+      # Before a thread goes on: of the weights, at most this unit's and those read ahead are there.
       del loaded
 
   def _keys(self, members, tasks) -> dict[str, list[str | None]]:
@@ -266,14 +281,28 @@ class _Run:
     model, params, heads = networks.load_unit(members, self.folder, mesh, self.model, self._dtype)
 
     def by_network(task):
-      pixels = task.pixels(self.size, self.resize)
-      return networks.embed(model, mesh, params, pixels, self.batch_size), [None] * len(members)
+      images = self._place(task, mesh)
+      return networks.embed(model, mesh, params, images, task.count), [None] * len(members)
 
     return _Loaded(by_network, heads if self.with_logits else [])
+
+  def _place(self, task: Images, mesh: jax.sharding.Mesh) -> Iterable[jax.Array]:
+    """A task's images on the devices: copied once for all models that find them there, if there is room."""
+    held = self.placed.get(task)
+    if held and held[0].sharding.mesh == mesh:
+      return held
+    self.placed.pop(task, None)
+    batches = networks.batches(mesh, task.pixels(self.size, self.resize), self.batch_size)
+    each = self.size**2 * 3 / mesh.shape['data']
+    if (sum(one.count for one in self.placed) + task.count) * each > _room():
+      return batches
+    self.placed[task] = list(batches)
+    return self.placed[task]
 
   def _of_task(self, members, task, keys, load) -> Embedded:
     entries = [self.kept.read(key) if key else None for key in keys]
     before = [set(entry or ()) for entry in entries]
+    fresh = all(entry is None for entry in entries)
     if None in entries:
       embeddings, logits = load().embed(task)
       _check(members, task, embeddings)
@@ -292,20 +321,58 @@ class _Run:
     return Embedded(
       members,
       task,
-      np.stack([entry['embeddings'] for entry in entries]),
+      # Those that were just computed are one array, and not copied.
+      embeddings if fresh else np.stack([entry['embeddings'] for entry in entries]),
       [None if scores is None or not scores.size else scores for scores in logits],
     )
 
 
-def _ahead(load: Callable, units: Sequence) -> Iterator[tuple]:
-  """Yields each unit and what `load` makes of it, while a thread loads the next."""
-  with futures.ThreadPoolExecutor(1, 'weights') as reader:
-    coming = reader.submit(load, units[0]) if units else None
-    for unit, following in itertools.zip_longest(units, units[1:]):
-      loaded = coming.result()
-      coming = reader.submit(load, following) if following else None
+def _room() -> float:
+  """Bytes of a device that a search's images may take; none on a CPU, which has them anyway."""
+  stats = jax.local_devices()[0].memory_stats() if jax.default_backend() != 'cpu' else None
+  return stats['bytes_limit'] / 8 if stats and 'bytes_limit' in stats else 0
+
+
+def _readers(units: Sequence[tuple[list[pool.Member], int]]) -> int:
+  """How many units are read at a time.
+
+  An accelerator computes faster than one thread reads and checks: a hundred megabytes take a quarter of a second. On a
+  CPU reading takes from computing.
+  """
+  if jax.default_backend() == 'cpu' or not units:
+    return 1
+  # Those of a bank have their backbone in common.
+  counted = [members[: 1 if members[0].kind == 'adapter' else None] for members, _ in units]
+  if not all(member.parameters for members in counted for member in members):
+    return 1
+  largest = max(4 * sum(member.parameters for member in members) for members in counted)
+  return max(1, min(_AHEAD_BYTES // largest, (os.cpu_count() or 1) // 2))
+
+
+def _ahead(load: Callable, units: Sequence, readers: int) -> Iterator[tuple]:
+  """Yields each unit and what `load` makes of it, while threads load the next ones."""
+  with futures.ThreadPoolExecutor(readers, 'weights') as threads:
+    coming = collections.deque(threads.submit(load, unit) for unit in units[:readers])
+    for unit, following in itertools.zip_longest(units, units[readers:]):
+      loaded = coming.popleft().result()
+      if following:
+        coming.append(threads.submit(load, following))
       yield unit, loaded
       del loaded
+
+
+def _one_ahead(stream: Iterator) -> Iterator:
+  """The same, each drawn in a thread while the one before it is used."""
+  end = object()
+  try:
+    with futures.ThreadPoolExecutor(1, 'embeddings') as thread:
+      coming = thread.submit(next, stream, end)
+      while (found := coming.result()) is not end:
+        coming = thread.submit(next, stream, end)
+        yield found
+        del found
+  finally:
+    stream.close()
 
 
 def _logits(embeddings: np.ndarray, head: Mapping[str, np.ndarray] | None) -> np.ndarray:
@@ -345,12 +412,15 @@ def _check(members: Sequence[pool.Member], task: Images, embeddings: np.ndarray)
         f'{label}: embeddings have shape {own.shape}; {task.count} images and the pool file make it '
         f'({task.count}, {member.dimension})'
       )
-    bad = int(np.sum(~np.isfinite(own).all(axis=1)))
+    # Of a sum first, which takes no time from the device that waits: an infinite one may have finite parts.
+    with np.errstate(over='ignore', invalid='ignore'):
+      total = own.sum()
+    bad = 0 if np.isfinite(total) else int(np.sum(~np.isfinite(own).all(axis=1)))
     if bad:
       raise ValueError(
         f'{label}: {bad} of {task.count} embeddings are not finite; check its weights and its input range'
       )
-    if task.count > 1 and (own == own[0]).all():
+    if task.count > 1 and (own[-1] == own[0]).all() and (own == own[0]).all():
       raise ValueError(
         f'{label}: all embeddings are the same; check its weights and its input range'
       )

@@ -77,7 +77,14 @@ def fingerprints(embeddings: jax.Array) -> jax.Array:
 
 
 def gram(centred: jax.Array) -> jax.Array:
-  """XXᵀ of X `[N, D]`, `[N, N]`: the products of the lower triangle's panels, mirrored."""
+  """XXᵀ of X `[N, D]`, `[N, N]`."""
+  # A panel has too few tiles for the processors of a GPU, and takes as long as all of them.
+  whole = lambda centred: _product(centred, centred)
+  return jax.lax.platform_dependent(centred, cuda=whole, default=_by_panels)
+
+
+def _by_panels(centred: jax.Array) -> jax.Array:
+  """The products of the lower triangle's panels, mirrored."""
   number = len(centred)
   whole = jnp.zeros((number, number), jnp.float32)
   for start in range(0, number, _PANEL):

@@ -4,7 +4,7 @@ import collections
 import functools
 import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -148,8 +148,21 @@ def placement(bank: bool) -> dict[str, P]:
   return {'backbone': P(), 'bank': P('population')} if bank else {'backbone': P('population')}
 
 
+def batches(mesh: Mesh, pixels: np.ndarray, batch_size: int) -> Iterator[jax.Array]:
+  """Copies images uint8 [N, S, S, 3] to the mesh, up to `batch_size` at a time, all batches of one shape."""
+  sharding = NamedSharding(mesh, P('data'))
+  shards = mesh.shape['data']
+  batch_size = -(-min(batch_size, len(pixels)) // shards) * shards
+  for start in range(0, len(pixels), batch_size):
+    batch = pixels[start : start + batch_size]
+    if len(batch) < batch_size:
+      # One shape, one program: the last batch is filled up, and its embeddings are cut.
+      batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
+    yield jax.device_put(batch, sharding)
+
+
 def embed(
-  model: resnet.ResNet, mesh: Mesh, params: dict, pixels: np.ndarray, batch_size: int
+  model: resnet.ResNet, mesh: Mesh, params: dict, images: Iterable[jax.Array], number: int
 ) -> np.ndarray:
   """Embeds images with every model of a unit.
 
@@ -158,27 +171,31 @@ def embed(
     mesh: see `make_mesh`.
     params: on the mesh; 'backbone' with a leading axis of a model for each group of devices, or one 'backbone' and a
       'bank' of E adapters.
-    pixels: uint8 [N, S, S, 3].
-    batch_size: most images of one pass.
+    images: the `batches` of N images.
+    number: N.
 
   Returns:
     float32 [E, N, D].
   """
   program = make_program(model, mesh)
-  sharding = NamedSharding(mesh, P('data'))
-  shards = mesh.shape['data']
-  batch_size = -(-min(batch_size, len(pixels)) // shards) * shards
-  waiting, done = collections.deque(), []
-  for start in range(0, len(pixels), batch_size):
-    batch = pixels[start : start + batch_size]
-    if len(batch) < batch_size:
-      # One shape, one program: the last batch is filled up and cut again.
-      batch = np.pad(batch, ((0, batch_size - len(batch)), (0, 0), (0, 0), (0, 0)))
-    waiting.append(program(params, jax.device_put(batch, sharding)))
+  waiting, found, done = collections.deque(), None, 0
+
+  def take():
+    # Into its place at once: what is left to do when the device has ended is little.
+    nonlocal found, done
+    part = np.asarray(waiting.popleft())[:, : number - done]
+    if found is None:
+      found = np.empty((len(part), number, part.shape[2]), np.float32)
+    found[:, done : done + part.shape[1]] = part
+    done += part.shape[1]
+
+  for batch in images:
+    waiting.append(program(params, batch))
     if len(waiting) > _IN_FLIGHT:
-      done.append(np.asarray(waiting.popleft()))
-  done += map(np.asarray, waiting)
-  return np.concatenate(done, axis=1)[:, : len(pixels)]
+      take()
+  while waiting:
+    take()
+  return found
 
 
 @functools.cache

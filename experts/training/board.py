@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 from absl import logging
-from clu import asynclib
 
 
 class Board:
@@ -36,8 +35,12 @@ class Board:
     self._logdir = pathlib.Path(logdir)
     self._enabled = enabled
     self._writers = {}
-    self._pool = asynclib.Pool('board', max_workers=1)
     if enabled:
+      # Here, so that what writes no events does without.
+      from clu import asynclib
+
+      self._pool = asynclib.Pool('board', max_workers=1)
+      self._error = asynclib.AsyncError
       self._logdir.mkdir(parents=True, exist_ok=True)
 
   def folder(self, run: str) -> str | None:
@@ -143,6 +146,9 @@ class Board:
     write(self._writers[run])
 
   def _finish(self, action: Callable) -> None:
+    if not self._enabled:
+      return
+
     def finish_all():
       for writer in self._writers.values():
         action(writer)
@@ -155,7 +161,7 @@ class Board:
   def _guard(self, call: Callable) -> None:
     try:
       call()
-    except asynclib.AsyncError as error:
+    except self._error as error:
       # One cause tends to fail every write that follows it: report the first.
       self._pool.clear_errors()
       message = str(error.__cause__).splitlines()[0]

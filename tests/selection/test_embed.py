@@ -362,6 +362,83 @@ def test_memory_does_not_grow_with_the_pool(folder):
   assert unit <= most <= 2.5 * unit
 
 
+@pytest.mark.parametrize('readers', [1, 3, 9])
+def test_readers_are_so_many_units_ahead_and_units_come_in_order(readers):
+  loaded = [threading.Event() for _ in range(6)]
+
+  def load(unit):
+    loaded[unit].set()
+    return -unit
+
+  for unit, found in embed._ahead(load, list(range(6)), readers):
+    assert found == -unit
+    assert all(event.wait(20) for event in loaded[: unit + readers + 1])
+    assert not any(event.is_set() for event in loaded[unit + readers + 1 :])
+  assert unit == 5
+
+
+def test_one_ahead_is_drawn_while_one_is_used_and_no_more():
+  drawn, closed = [threading.Event() for _ in range(5)], threading.Event()
+
+  def stream():
+    try:
+      for i, event in enumerate(drawn):
+        event.set()
+        yield i
+    finally:
+      closed.set()
+
+  ahead = embed._one_ahead(stream())
+  for i in range(3):
+    assert next(ahead) == i
+    assert drawn[i + 1].wait(20)
+    assert not any(event.is_set() for event in drawn[i + 2 :])
+  ahead.close()
+  assert closed.is_set()
+  assert list(embed._one_ahead(i for i in range(3))) == [0, 1, 2]
+
+
+def test_what_fails_ahead_is_raised_where_it_is_used():
+  def stream():
+    yield 1
+    raise ValueError('model b fails')
+
+  ahead = embed._one_ahead(stream())
+  assert next(ahead) == 1
+  with pytest.raises(ValueError, match='model b fails'):
+    next(ahead)
+
+
+def test_images_that_fit_a_device_are_copied_there_once(folder, monkeypatch):
+  members = [
+    m for m in pool.read(folder / 'pool.json') if m.kind in ('full', 'baseline', 'adapter')
+  ]
+  copied, put = [], jax.device_put
+
+  def counting(value, *rest):
+    if getattr(value, 'dtype', None) == np.uint8:
+      copied.append(len(value))
+    return put(value, *rest)
+
+  monkeypatch.setattr(jax, 'device_put', counting)
+  monkeypatch.setattr(jax, 'local_device_count', lambda: 1)
+  monkeypatch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
+  streamed = _run(folder, _tasks('ab')[1], members)
+  passes = len(copied) // 4
+  assert passes > 1
+  assert copied == [8, 8] * 2 * passes
+  copied.clear()
+  monkeypatch.setattr(embed, '_room', lambda: 2 * _COUNT * _SIZE**2 * 3)
+  held = _run(folder, _tasks('ab')[1], members)
+  assert copied == [8, 8] * 2
+  jax.tree.map(np.testing.assert_array_equal, held, streamed)
+  copied.clear()
+  # Room for one task: the other's are copied for each unit.
+  monkeypatch.setattr(embed, '_room', lambda: 2 * _COUNT * _SIZE**2 * 3 - 1)
+  _run(folder, _tasks('ab')[1], members)
+  assert copied == [8, 8] * (1 + passes)
+
+
 def test_halving_embeds_parts_of_the_images(folder):
   members = [m for m in pool.read(folder / 'pool.json') if m.kind in pool.NETWORKS]
   decoders, (task,) = _tasks('a')

@@ -1,0 +1,1 @@
+"""What one GPU does with this project, in one run: `python -m benchmarks.gpu`."""
