@@ -134,7 +134,9 @@ def test_an_epoch_is_shuffled_once_whatever_the_number_of_threads(monkeypatch, s
   monkeypatch.setattr(np.random, 'Generator', _CountedGenerator)
   monkeypatch.setattr(_CountedGenerator, 'made', [])
   reads = []
-  data = dataclasses.replace(_data(size), read_labels=lambda: reads.append(1) or np.zeros(size, int))
+  data = dataclasses.replace(
+    _data(size), read_labels=lambda: reads.append(1) or np.zeros(size, int)
+  )
   found = list(train_batches([Member(data, np.arange(size), 0)], PLAIN, 300, 0, 2, threads=8))
   assert sum(len(batch['label'][0]) for batch in found) == 600
   assert _CountedGenerator.made == [size] * epochs

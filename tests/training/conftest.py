@@ -63,10 +63,10 @@ def stream(members, start: int = 0, stop: int = 10**6, batch: int = BATCH):
 
 def put(mesh, batch):
   """The batch on the mesh, as the loop puts it there."""
-  return meshes.put_batch(mesh, {**batch, population.STOP: meshes.mark(mesh, False)})
+  return population.put_batch(mesh, batch, population.Word())
 
 
-def make_population(objective, rates, names=None, at_once=1, log_every=5, steps=50, decay=1e-3):
+def make_population(objective, rates, names=None, at_once=1, steps=50, decay=1e-3):
   return population.Population(
     names=names or [f'm{i}' for i in range(len(rates))],
     objective=objective,
@@ -75,7 +75,6 @@ def make_population(objective, rates, names=None, at_once=1, log_every=5, steps=
     schedule=optim.staircase(steps, steps // 10, (1 / 3, 2 / 3)),
     momentum=0.9,
     members_at_once=at_once,
-    log_every=log_every,
   )
 
 

@@ -47,7 +47,7 @@ def open_(folder):
   opened = []
 
   def open_folder(keep=2):
-    opened.append(checkpoints.Checkpoints(str(folder), keep))
+    opened.append(checkpoints.Checkpoints(str(folder), keep, pauses=(0, 0)))
     return opened[-1]
 
   yield open_folder
@@ -84,9 +84,9 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(folder, open_, caplo
   saved = open_()
   with caplog.at_level(logging.WARNING):
     _equal(saved.restore_last_good(_state(0)), _state(10))
-  said = [record.getMessage() for record in caplog.records if 'cannot be read' in record.message]
+  said = [record.getMessage() for record in caplog.records if 'is damaged' in record.message]
   assert len(said) == 1
-  assert said[0].startswith(f'checkpoint 20 in {folder} cannot be read (')
+  assert said[0].startswith(f'checkpoint 20 in {folder} is damaged (')
   assert '\n' not in said[0]
   # The run reaches step 20 again and saves there.
   _fill(saved, [20])
@@ -105,9 +105,7 @@ def test_where_none_can_be_read_the_folder_is_named(folder, open_):
   _fill(open_(), [10, 20])
   _truncate(folder / '10')
   _truncate(folder / '20')
-  with pytest.raises(
-    ValueError, match=r'none of the checkpoints \[20, 10\] in .* can be read'
-  ) as e:
+  with pytest.raises(ValueError, match=r'all of the checkpoints \[20, 10\] in .* are damaged') as e:
     open_().restore_last_good(_state(0))
   assert str(folder) in str(e.value)
   # Nothing is thrown away: somebody may know how to mend it.

@@ -152,25 +152,27 @@ def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
   shapes = [shape for result in results for shape in re.findall(r'\w+\[([\d,]*)\]', result)]
   reduced = sum(math.prod(int(n) for n in shape.split(',') if n) for shape in shapes)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(network))
-  # Beside the gradients, the loss, the accuracy, and whether to stop.
-  assert reduced == parameters + 3
+  # Beside the gradients, the loss, the accuracy, and the word: whether to stop, to save, to log.
+  assert reduced == parameters + 2 + 3
   assert len(results) <= 3
   for collective in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
     assert f' {collective}(' not in text
 
 
-def test_sums_restart_after_each_log_line(toy):
-  pop = toy.make_population(toy.linear_objective, [0.01], log_every=3)
+def test_sums_are_means_since_they_were_restarted(toy):
+  pop = toy.make_population(toy.linear_objective, [0.01])
   mesh = toy.make_mesh(1, 1)
   step = population.make_step(pop, mesh)
   state = population.create_state(pop, mesh, population.stack([toy.linear_params(0)]))
-  losses, sums = [], []
+  losses, means = [], []
   for batch in toy.stream([0], stop=7):
     state, loss, _ = step(state, {}, toy.put(mesh, batch))
     losses.append(float(loss[0]))
-    sums.append(float(state.sums['loss'][0]))
+    means.append(float(population.means(jax.device_get(state.sums))['loss'][0]))
+    if len(losses) in (3, 6):
+      state = population.restart_sums(state, mesh)
   stretches = [losses[0:1], losses[0:2], losses[0:3], losses[3:4], losses[3:5], losses[3:6]]
-  np.testing.assert_allclose(sums, [*map(sum, stretches), losses[6]], rtol=1e-6)
+  np.testing.assert_allclose(means, [*map(np.mean, stretches), losses[6]], rtol=1e-6)
 
 
 @pytest.mark.parametrize('members', [1, 5, 6, 7])
@@ -210,9 +212,9 @@ def test_the_loop_of_an_accelerator_does_what_a_cpu_does(toy, network):
   ):
     state = population.create_state(pop, mesh, population.repeat(network, 3))
     for _ in range(2):
-      state, losses, stops = step(state, {}, batch)
+      state, losses, words = step(state, {}, batch)
     assert int(state.step) == 2
-    assert float(stops) == 0
+    assert words.tolist() == [0, 0, 0]
     ends.append(jax.device_get((state.trained, state.optimizer, state.sums, losses)))
   assert _distance(*ends) < 1e-5
 
