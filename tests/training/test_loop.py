@@ -1,6 +1,7 @@
 """The loop: exact resumption, SIGTERM, losses that are not finite."""
 
 import dataclasses
+import gc
 import logging
 import os
 import pathlib
@@ -10,6 +11,7 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import orbax.checkpoint as ocp
 import pandas as pd
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -51,7 +53,7 @@ def train(toy, tmp_path):
     if keep:
       saved = checkpoints.Checkpoints(str(path / 'checkpoints'), 2)
       kept_lines = lines.Lines(str(path / 'm.csv'))
-      records = dataclasses.replace(records, lines=kept_lines, checkpoints=saved, **about)
+      records = dataclasses.replace(records, checkpoints=saved, **{'lines': kept_lines, **about})
     batches = batches or (lambda start: toy.stream([0, 1], start))
     try:
       return jax.device_get(
@@ -140,7 +142,8 @@ def test_a_finished_run_is_not_run_again(train):
   assert (train.folder / 'run' / 'm.csv').read_bytes() == written
 
 
-def test_metric_lines_are_means_since_the_line_before(train, toy):
+def _losses(toy):
+  """Of both members at each step, float [STEPS, 2]."""
   losses = []
   pop = toy.make_population(toy.linear_objective, [0.01, 0.02], steps=STEPS)
   mesh = toy.make_mesh(1, 2)
@@ -151,6 +154,11 @@ def test_metric_lines_are_means_since_the_line_before(train, toy):
   for batch in toy.stream([0, 1], stop=STEPS):
     state, loss, _ = step(state, {}, toy.put(mesh, batch))
     losses.append(np.asarray(loss))
+  return np.array(losses)
+
+
+def test_metric_lines_are_means_since_the_line_before(train, toy):
+  losses = _losses(toy)
   train()
   frame = pd.read_csv(train.folder / 'run' / 'm.csv')
   assert set(frame.metric) == {'loss', 'accuracy', 'learning_rate'}
@@ -160,7 +168,7 @@ def test_metric_lines_are_means_since_the_line_before(train, toy):
     stretches = {5: (0, 5), 10: (5, 10), 15: (10, 15), 20: (15, 20), 23: (20, 23)}
     assert list(rows.index) == list(stretches)
     for at, (first, last) in stretches.items():
-      np.testing.assert_allclose(rows[at], np.mean([x[i] for x in losses[first:last]]), rtol=1e-5)
+      np.testing.assert_allclose(rows[at], losses[first:last, i].mean(), rtol=1e-5)
 
 
 def test_sigterm_saves_at_the_next_step_and_exits_with_0(train, toy):
@@ -278,6 +286,108 @@ def test_a_rate_that_is_too_large_is_seen_without_checkpoints(train):
   assert state.bad_step[0] == -1
   assert 0 < state.bad_step[1] < STEPS
   assert np.isfinite(state.trained['head']['kernel'][0]).all()
+
+
+def _timed(toy, seconds, crash=None):
+  """A clock that each batch of `seconds[step]` (of those done, else 1) moves on, and the batches."""
+  now = [0.0]
+
+  def batches(start):
+    for done, batch in enumerate(toy.stream([0, 1], start), start):
+      if done == crash:
+        raise Stopped
+      now[0] += seconds.get(done, 1)
+      yield batch
+
+  return types.MappingProxyType({'clock': lambda: now[0]}), batches
+
+
+_BY_TIME = {'log_every': cadence.Cadence(seconds=4), 'save_every': cadence.Cadence(seconds=6)}
+
+
+def test_lines_and_checkpoints_come_by_the_clock(train, toy):
+  undisturbed = train('a')
+  # A long wait for the tenth batch: no line is owed for it, and none is made up for.
+  about, batches = _timed(toy, {9: 60})
+  state = train('b', batches, about=about, **_BY_TIME)
+  _assert_equal((state.trained, state.optimizer), (undisturbed.trained, undisturbed.optimizer))
+  frame = pd.read_csv(train.folder / 'b/m.csv')
+  # The batch of the fourth second is said to be due; all hear of it a step later.
+  lines_at = [5, 9, 11, 15, 19, STEPS]
+  assert frame.step.unique().tolist() == lines_at
+  means = frame[(frame.member == 'two') & (frame.metric == 'loss')].value.tolist()
+  losses = _losses(toy)[:, 1]
+  stretches = zip([0, *lines_at], lines_at)
+  np.testing.assert_allclose(means, [losses[a:b].mean() for a, b in stretches], rtol=1e-5)
+  assert _saved(train.folder / 'b') == {17, STEPS}
+
+
+@pytest.mark.parametrize('crash', [8, 9, 13, 20])
+def test_a_run_by_the_clock_is_resumed_to_the_bit(train, toy, crash):
+  about, batches = _timed(toy, {})
+  undisturbed = train('a', batches, about=about, **_BY_TIME)
+  about, batches = _timed(toy, {}, crash)
+  with pytest.raises(Stopped):
+    train('b', batches, about=about, **_BY_TIME)
+  about, batches = _timed(toy, {3: 0, 12: 2})
+  resumed = train('b', batches, about=about, **_BY_TIME)
+  _assert_equal((resumed.trained, resumed.optimizer), (undisturbed.trained, undisturbed.optimizer))
+  # Lines may be elsewhere; each holds the mean of what lies before it, and none is there twice.
+  frame = pd.read_csv(train.folder / 'b/m.csv')
+  rows = frame[(frame.member == 'two') & (frame.metric == 'loss')]
+  assert rows.step.is_monotonic_increasing
+  losses, before = _losses(toy)[:, 1], 0
+  for at, value in zip(rows.step, rows.value):
+    np.testing.assert_allclose(value, losses[before:at].mean(), rtol=1e-5)
+    before = at
+  assert before == STEPS
+
+
+def _measured(train, **options):
+  """How often a passing run was evaluated, and what it left."""
+  seen = []
+  state = train(evaluate=lambda trained: seen.append(1) or _measure(trained), **options)
+  return len(seen), state
+
+
+_PASSING = types.MappingProxyType({'passing': True, 'lines': None})
+
+
+def test_a_short_passing_run_leaves_nothing(train):
+  assert _measured(train, about=_PASSING, save_every=cadence.Cadence(100))[0] == 1
+  assert not (train.folder / 'run/checkpoints').exists()
+
+
+def test_one_of_many_short_rounds_keeps_its_end(train):
+  about = types.MappingProxyType({**_PASSING, 'rounds': 5})
+  assert _measured(train, about=about, save_every=cadence.Cadence(100))[0] == 1
+  assert _saved(train.folder / 'run') == {STEPS}
+
+
+def test_a_passing_run_that_is_over_is_measured_again(train):
+  _, first = _measured(train, about=_PASSING)
+  # Nobody has written down what it reached: it may have been killed right after.
+  again, state = _measured(train, about=_PASSING, batches=lambda start: pytest.fail('again'))
+  assert again == 1
+  _assert_equal(state, first)
+
+
+def test_no_first_state_is_made_beside_a_restored_one(train, toy, monkeypatch):
+  with pytest.raises(Stopped):
+    train(batches=_interrupted(toy, 10, _throw))
+  kernel = (2, toy.SIZE * toy.SIZE * 3, toy.CLASSES)
+  restore, there = ocp.Checkpointer.restore, []
+
+  def watched(self, *args, **options):
+    gc.collect()
+    there.append(sum(array.shape == kernel for array in jax.live_arrays()))
+    return restore(self, *args, **options)
+
+  gc.collect()
+  before = sum(array.shape == kernel for array in jax.live_arrays())
+  monkeypatch.setattr(ocp.Checkpointer, 'restore', watched)
+  train()
+  assert there == [before]
 
 
 def test_data_that_ends_early_is_an_error(train, toy):
