@@ -35,7 +35,7 @@ def _first_step(workdir: pathlib.Path) -> tuple[float, float]:
   command = [
     sys.executable, 'main.py', '--config=configs/quickstart.py', f'--workdir={workdir}',
     "--config.phases=('upstream',)", '--config.upstream.duration=2000000 steps',
-    '--config.run.log_every=1', '--config.run.tensorboard=False',
+    '--config.run.log_every=1 step', '--config.run.tensorboard=False',
   ]  # fmt: skip
   started, restored = time.monotonic(), 0.0
   process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)

@@ -73,7 +73,6 @@ class _FineTune:
       schedule=optim.staircase(_FIRST_RUN, 0, tuple(section.decay_at)),
       momentum=section.momentum,
       members_at_once=layout.at_once,
-      log_every=self._config.run.log_every,
       gradient_dtype=self._model.dtype,
     )
     step = population.make_step(described, mesh)
@@ -86,13 +85,13 @@ class _FineTune:
       num_steps=steps,
     )
     for batch in source:
-      placed = meshes.put_batch(mesh, {**batch, population.STOP: meshes.mark(mesh, False)})
+      placed = population.put_batch(mesh, batch, population.Word())
       started = time.perf_counter()
-      state, _, stops = step(state, {}, placed)
+      state, _, words = step(state, {}, placed)
       first = first or time.perf_counter() - started
       # As the training loop does: one step waits behind the one that runs.
       jax.block_until_ready(last)
-      last = stops
+      last = words
     jax.block_until_ready(state)
     return first
 

@@ -61,8 +61,10 @@ def get_config():
         'undecodable': 'raise',
       },
       'run': {
-        'log_every': 50,
-        'checkpoint_every': 500,
+        # '10 seconds' or '50 steps', of every training run: a log line, with the means since the last.
+        'log_every': '10 seconds',
+        # '10 minutes' or '500 steps': what a kill may cost. A fine-tune that is over before keeps none.
+        'checkpoint_every': '10 minutes',
         'keep_checkpoints': 2,
         'evaluation_batch': 256,
         'tensorboard': True,

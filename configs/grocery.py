@@ -12,7 +12,7 @@ def get_config():
   config = common.get_config()
   config.model.update(depth=14, width=0.5)
   config.image.update(size=64, resize=64)
-  config.run.update(log_every=50, checkpoint_every=200)
+  config.run.update(log_every='50 steps', checkpoint_every='2 minutes')
   # A photograph of fruit is one still when mirrored and cropped.
   small = {'batch_size': 128, 'weight_decay': 1e-4}
   config.upstream.update(

@@ -22,7 +22,6 @@ def get_config():
   config.tasks = {
     'mine': common.task('images:my_images', test='', train_images=0, validation_images=0)
   }
-  config.run.update(log_every=20)
   config.trials = '1x3'
   config.transfer.update(
     batch_size=64,

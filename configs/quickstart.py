@@ -13,7 +13,7 @@ def get_config():
   config = common.get_config()
   config.model.update(depth=14, width=0.25, root='small')
   config.image.update(size=32, resize=32)
-  config.run.update(log_every=20, checkpoint_every=200)
+  config.run.update(log_every='20 steps', checkpoint_every='1 minute')
   # Glyphs: the data varies place, angle, colour and background by itself, and a mirrored letter is another one.
   small = {
     'batch_size': 128,

@@ -16,7 +16,7 @@ import ml_collections
 
 from experts.reporting import results
 from experts.selection import knn, pool, strategies
-from experts.training import optim, profile
+from experts.training import cadence, optim, profile
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,10 +99,23 @@ def _is_steps(value: Any) -> bool:
   return True
 
 
+def _is_cadence(value: Any) -> bool:
+  try:
+    cadence.parse(value)
+  except ValueError:
+    return False
+  return True
+
+
 # In the order in which each needs what those before it leave.
 PHASES = ('upstream', 'experts', 'domain_predictor', 'select', 'transfer', 'dat', 'report')
 STR = Field(str)
 BOOL = Field(bool)
+EVERY = Field(
+  str,
+  _is_cadence,
+  "a number above 0 and a unit (steps, seconds, minutes, hours), such as '10 minutes'",
+)
 
 # How one training phase trains. Learning rates are for a batch of 256 and scale with the batch (protocol, upstream).
 TRAINING = {
@@ -141,8 +154,8 @@ SCHEMA = {
     'undecodable': choice('raise', 'skip'),
   },
   'run': {
-    'log_every': integer(1),
-    'checkpoint_every': integer(1),
+    'log_every': EVERY,
+    'checkpoint_every': EVERY,
     'keep_checkpoints': integer(1),
     'evaluation_batch': integer(1),
     'tensorboard': BOOL,

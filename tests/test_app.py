@@ -29,7 +29,8 @@ def get_config():
   config.model.update(depth=14, width=0.03125, root='small', dtype='float32')
   config.image.update(size=16, resize=16)
   config.run.update(
-    log_every=2, checkpoint_every=3, keep_checkpoints=2, evaluation_batch=16, tensorboard=False
+    log_every='2 steps', checkpoint_every='3 steps', keep_checkpoints=2, evaluation_batch=16,
+    tensorboard=False,
   )
   config.upstream.update(
     data='images:upstream', duration='%d steps', batch_size=8, warmup='10 %%',
@@ -227,7 +228,7 @@ def test_a_finished_phase_is_skipped_and_another_config_refused(config, tmp_path
   before = _times(tmp_path)
   # Neither what later phases read nor where things are shown is part of what upstream made.
   config.transfer.mixups = (0.7,)
-  config.run.log_every = 3
+  config.run.log_every = '3 steps'
   app.run(config, str(tmp_path))
   config.upstream.learning_rate = 0.25
   config.seed = 5

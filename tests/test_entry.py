@@ -22,6 +22,7 @@ from experts import config as configs
 from experts import entry, lock, memory
 from experts.models import weights
 from experts.phases import members
+from experts.reporting import files
 from experts.selection import pool
 from experts.training import mesh as meshes
 from experts.training import optim
@@ -175,7 +176,7 @@ def test_a_full_disk_names_the_file_that_was_being_written(tmp_path, capsys, err
   'write',
   [
     lambda path: members.write_json(path, {'a': ['x' * 100_000]}),
-    lambda path: members.write_csv(pd.DataFrame({'a': ['x'] * 100_000}), path),
+    lambda path: files.write(pd.DataFrame({'a': ['x'] * 100_000}), path),
     lambda path: weights.save(path, {'head': {'kernel': np.zeros(100_000)}}),
   ],
 )

@@ -21,6 +21,8 @@ from experts.data.transforms import Transform
 POLICIES = ('raise', 'skip')
 # Rows made by one call of a worker: enough to hide Grain's cost, and even, for mixup's pairs.
 _CHUNK = 32
+# Positions that threads may be working on at the same time: two steps of a large batch.
+_AHEAD = 2**14
 
 # (slice size, seed) -> (position -> row of the slice).
 Order = Callable[[int, int], Callable[[int], int]]
@@ -45,16 +47,21 @@ class Batches(Iterator):
 def shuffled(size: int, seed: int) -> Callable[[int], int]:
   """Epoch after epoch, each a shuffle of its own without replacement."""
 
-  # Two epochs are met at once where one ends. Not Grain's index_shuffle, which stores nothing: in
+  # Two epochs are met at once where one ends, of a small slice many. Not Grain's index_shuffle, which stores nothing: in
   # version 0.2 it repeats an index for sizes such as 65,537, and takes milliseconds below 1,000.
-  @functools.lru_cache(maxsize=2)
+  @functools.lru_cache(maxsize=2 + _AHEAD // size)
   def table(epoch: int) -> np.ndarray:
     rng = np.random.Generator(np.random.Philox(key=np.array([seed, epoch], np.uint64)))
     return rng.permutation(np.arange(size, dtype=np.uint32 if size < 2**32 else np.uint64))
 
+  # The cache by itself lets threads that miss at the same time all make the table: seconds and gigabytes for 13 M images.
+  making = threading.Lock()
+
   def row(position: int) -> int:
     epoch, place = divmod(position, size)
-    return int(table(epoch)[place])
+    with making:
+      order = table(epoch)
+    return int(order[place])
 
   return row
 
@@ -233,6 +240,7 @@ def eval_batches(
   block = _block(batch_size, shard)
   faults = _Faults(undecodable)
   indices = _checked(dataset, indices)
+  labels = dataset.labels
   if transform.random:
     raise ValueError(f'evaluation needs a transform without chance, not {transform}')
 
@@ -248,7 +256,7 @@ def eval_batches(
         except UndecodableImage as error:
           faults.meet(error, dataset.where(index))
           continue
-        label[i], mask[i] = dataset.label(index), True
+        label[i], mask[i] = labels[index], True
     return {'image': image, 'label': label, 'mask': mask}
 
   steps = -(-len(indices) // batch_size)
@@ -303,6 +311,8 @@ class _Maker:
   def __init__(self, member: Member, transform: Transform, faults: _Faults):
     self._dataset, indices, seed, order, self._mixup = member
     self._indices = _checked(self._dataset, indices)
+    # Read here, once: from Python 3.12 on threads that meet it unread would each read all labels.
+    self._labels = self._dataset.labels
     self._transform = transform
     self._faults = faults
     # Three independent streams: the order, the augmentation, the mixing.
@@ -321,7 +331,7 @@ class _Maker:
       except UndecodableImage as error:
         self._faults.meet(error, self._dataset.where(index))
         continue
-      return self._dataset.label(index)
+      return int(self._labels[index])
     raise UndecodableImage(
       f'{self._dataset.name}: none of the {len(self._indices)} images of the slice can be decoded'
     )

@@ -10,7 +10,7 @@ from absl import logging
 from experts.data import batches
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import candidates, members, tasks, transfer, upstream
+from experts.phases import candidates, members, rounds, tasks, transfer, upstream
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -52,20 +52,19 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     os.makedirs(f'{workdir}/weights', exist_ok=True)
     weights.save(f'{workdir}/{_path(loaded[number].name)}', trained)
 
-  members.train(
-    config,
-    section,
-    board,
+  run = rounds.Run(
     'dat',
+    section,
     streams,
     model,
     population.repeat(baseline, len(streams)),
     {},
     members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
-    folder=f'{workdir}/dat',
+    f'{workdir}/dat',
     keep=keep,
   )
+  diverged = rounds.train(config, board, run)
   hosts.wait('the weights of dat are there')
   # All tasks trained together. What was done before an interruption is not in this time.
   seconds = np.nan if resumed else (time.monotonic() - began) / len(loaded)
@@ -77,7 +76,10 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       [{'task': name, 'images': number, 'seconds': seconds} for name, number in images.items()],
     )
   table = transfer.Trials(f'{workdir}/trials.csv')
-  for stream in streams:
+  for stream, step in zip(streams, diverged, strict=True):
+    if step >= 0:
+      logging.warning('dat: its network for %s diverged; there is nothing to transfer', stream.name)
+      continue
     logging.info('dat: transfer to %s', stream.name)
     described = upstream.member(
       workdir, model, MODEL, MODEL, _path(stream.name), config.upstream.data, train, stream.indices

@@ -7,7 +7,7 @@ from absl import logging
 
 from experts.data import batches, slices
 from experts.models import resnet, weights
-from experts.phases import experts, members, upstream
+from experts.phases import experts, members, rounds, upstream
 from experts.training import optim, population
 from experts.training.board import Board
 
@@ -47,11 +47,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       {'weights': file, 'hash': weights.content_hash(trained), 'nodes': list(chosen)},
     )
 
-  members.train(
-    config,
-    section,
-    board,
+  run = rounds.Run(
     'domain_predictor',
+    section,
     [
       members.Stream(
         'domain_predictor',
@@ -66,7 +64,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     {},
     members.single_label(model),
     steps,
-    folder=f'{workdir}/domain_predictor',
+    f'{workdir}/domain_predictor',
     evaluate=evaluate,
     keep=keep,
   )
+  rounds.train(config, board, run)

@@ -14,8 +14,8 @@ from experts.data import slices
 from experts.data.dataset import Dataset
 from experts.data.hierarchy import Hierarchy
 from experts.models import resnet, weights
-from experts.phases import members, upstream
-from experts.reporting import tables
+from experts.phases import members, rounds, upstream
+from experts.reporting import files, tables
 from experts.selection import pool
 from experts.training import evaluate, hosts, optim, population
 from experts.training import mesh as meshes
@@ -46,15 +46,18 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   baseline = weights.load(f'{workdir}/{path}')
   os.makedirs(f'{workdir}/weights', exist_ok=True)
   trainer = _Trainer(config, workdir, board, model, baseline, path, train, test, hierarchy, chosen)
+  diverged = {}
   for kind in config.experts.kinds:
-    known += trainer.train(kind)
+    kept, diverged[kind] = trainer.train(kind)
+    known += kept
   if not hosts.first():
     return
   pool.write(f'{workdir}/pool.json', known, upstream.settings(config))
-  learned = _learned(workdir, config.experts.kinds, chosen)
-  members.write_csv(learned, f'{workdir}/slices.csv')
+  learned = _learned(workdir, diverged, chosen)
+  files.write(learned, f'{workdir}/slices.csv')
   board.text('experts', 0, {'slices': tables.to_markdown(learned)})
-  means = learned.dropna().groupby('kind', sort=False)[['accuracy', 'baseline accuracy']].mean()
+  means = learned.dropna(subset=['accuracy', 'baseline accuracy'])
+  means = means.groupby('kind', sort=False)[['accuracy', 'baseline accuracy']].mean()
   for kind, mean in means.iterrows():
     logging.info(
       '%s experts on the test images of their slices: %.1f %%, the baseline on the same: %.1f %%',
@@ -127,8 +130,8 @@ class _Trainer:
   hierarchy: Hierarchy
   chosen: dict[str, np.ndarray]
 
-  def train(self, kind: str) -> list[pool.Member]:
-    """Leaves the weights of the kind's experts; returns what the pool says of them."""
+  def train(self, kind: str) -> tuple[list[pool.Member], dict[str, int]]:
+    """Leaves the weights of the kind's experts; returns what the pool says of them, and where others diverged."""
     config, section = self.config, self.config.experts[kind]
     # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
     steps = optim.steps(section.duration, section.batch_size, len(self.train_set))
@@ -143,23 +146,22 @@ class _Trainer:
       fresh = [jax.device_get(resnet.init_adapter(self.model, key)) for key in keys]
       trained, frozen = {'adapter': population.stack(fresh)}, self.baseline
     kept = []
-    members.train(
-      config,
-      section,
-      self.board,
+    run = rounds.Run(
       f'experts/{kind}',
+      section,
       streams,
       self.model,
       trained,
       frozen,
       members.multi_label(self.model, self.hierarchy.table, self.hierarchy.num_leaves),
       steps,
+      f'{self.workdir}/experts/{kind}',
       members_at_once=1 if kind == 'full' else members.adapters_at_once(),
-      folder=f'{self.workdir}/experts/{kind}',
       evaluate=lambda mesh, streams, trained: self._evaluate(mesh, streams, trained, frozen),
       keep=lambda number, trained: kept.append(self._keep(kind, streams[number], trained)),
     )
-    return kept
+    steps_of = zip(self.chosen, rounds.train(config, self.board, run), strict=True)
+    return kept, {node: int(step) for node, step in steps_of if step >= 0}
 
   def _keep(self, kind: str, stream: members.Stream, trained: dict) -> pool.Member:
     path = f'weights/{kind}.{_file_name(stream.name)}.npz'
@@ -218,12 +220,17 @@ def _share(counts: evaluate.Counts, classes: np.ndarray) -> np.ndarray:
   return counts.accuracy(classes)
 
 
-def _learned(workdir: str, kinds, chosen: dict[str, np.ndarray]) -> pd.DataFrame:
-  """A row for each expert: its accuracy on the test images of its slice, and the baseline's."""
+def _learned(
+  workdir: str, diverged: dict[str, dict[str, int]], chosen: dict[str, np.ndarray]
+) -> pd.DataFrame:
+  """A row for each expert: its accuracy on the test images of its slice, and the baseline's.
+
+  One that diverged has no accuracy, and the step at which it did.
+  """
   rows = []
-  for kind in kinds:
+  for kind, lost in diverged.items():
     lines = [
-      members.read_csv(path)
+      files.read(path)
       for path in glob.glob(f'{workdir}/experts/{kind}/**/metrics.csv', recursive=True)
     ]
     last = pd.concat(lines).drop_duplicates(['member', 'metric'], keep='last')
@@ -233,12 +240,14 @@ def _learned(workdir: str, kinds, chosen: dict[str, np.ndarray]) -> pd.DataFrame
         'kind': kind,
         'slice': node,
         'images': len(index),
-        'accuracy': value[node, 'slice_accuracy'],
-        'baseline accuracy': value[node, 'baseline_slice_accuracy'],
+        'accuracy': np.nan if node in lost else value[node, 'slice_accuracy'],
+        # There is none of a round all of which diverged.
+        'baseline accuracy': value.get((node, 'baseline_slice_accuracy'), np.nan),
+        'diverged': lost.get(node),
       }
       for node, index in chosen.items()
     ]
-  return pd.DataFrame(rows)
+  return pd.DataFrame(rows).astype({'diverged': 'Int64'})
 
 
 def _random_slice(config, node, images, size) -> np.ndarray:

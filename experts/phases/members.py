@@ -1,11 +1,9 @@
-"""What the phases that train share: from a config's section and the members' data to trained parameters."""
+"""What the phases share of a config: its files, seeds, models, objectives and populations."""
 
-import contextlib
 import dataclasses
 import functools
 import json
 import math
-import operator
 import os
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -16,17 +14,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pandas as pd
-from absl import logging
 
 from experts.data import batches, transforms
 from experts.data.dataset import Dataset
 from experts.models import resnet
-from experts.reporting.files import read as read_csv
-from experts.reporting.files import write as write_csv
-from experts.training import checkpoints, costs, evaluate, hosts, loop, optim, population, profile
+from experts.reporting import files
+from experts.training import costs, evaluate, optim, population
 from experts.training import mesh as meshes
-from experts.training.board import Board
-from experts.training.lines import Lines
 
 if TYPE_CHECKING:
   import ml_collections
@@ -36,13 +30,8 @@ Config: TypeAlias = 'ml_collections.ConfigDict'
 
 COSTS = ('task', 'method', 'images', 'seconds')
 
-# (mesh, streams of a round, their trained trees [P, …]) -> {metric: [P]} at the end.
-Evaluate = Callable[[jax.sharding.Mesh, Sequence['Stream'], Tree], Mapping[str, np.ndarray]]
-
 # Adapter experts share the backbone: up to that many at once make one large batch of it.
 ADAPTERS_AT_ONCE = 8
-# Members with kernels of their own in one evaluation program for a CPU.
-_WRITTEN_OUT = 8
 
 
 def adapters_at_once(platform: str | None = None) -> int:
@@ -89,10 +78,10 @@ def write_costs(workdir: str, method: str, rows: Sequence[Mapping[str, Any]]) ->
     rows: task, images (every look at an image counts), seconds (not a number where unknown).
   """
   path = f'{workdir}/costs.csv'
-  known = read_csv(path) if os.path.exists(path) else pd.DataFrame(columns=COSTS)
+  known = files.read(path) if os.path.exists(path) else pd.DataFrame(columns=COSTS)
   fresh = pd.DataFrame([{'method': method, **row} for row in rows], columns=COSTS)
   others = known[known.method != method]
-  write_csv(pd.concat([others, fresh]) if len(others) else fresh, path)
+  files.write(pd.concat([others, fresh]) if len(others) else fresh, path)
 
 
 def seed_of(config: Config, *names: str) -> int:
@@ -222,7 +211,6 @@ def evaluation_batch(config: Config, mesh: jax.sharding.Mesh) -> int:
 
 
 def describe(
-  config: Config,
   section: Config,
   names: Sequence[str],
   model: resnet.ResNet,
@@ -232,7 +220,7 @@ def describe(
   members_at_once: int = 1,
   warmup: str = '',
 ) -> population.Population:
-  """The population that a section of the config describes; see `train` for the arguments."""
+  """The population that a section of the config describes; see `rounds.Run` for the arguments."""
   return population.Population(
     names=names,
     objective=objective,
@@ -245,7 +233,6 @@ def describe(
     ),
     momentum=section.momentum,
     members_at_once=members_at_once,
-    log_every=config.run.log_every,
     gradient_dtype=model.dtype,
   )
 
@@ -275,189 +262,3 @@ def _image_bytes(model, size):
   params = jax.eval_shape(lambda: resnet.init(model, jax.random.key(0), 1))
   images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
   return costs.activation_bytes(lambda *args: resnet.forward(model, *args), params, images)
-
-
-def train(
-  config: Config,
-  section: Config,
-  board: Board,
-  run: str,
-  streams: Sequence[Stream],
-  model: resnet.ResNet,
-  trained: Tree,
-  frozen: Tree,
-  objective: population.Objective,
-  steps: int,
-  members_at_once: int = 1,
-  settings: Sequence[Setting] = (),
-  warmup: str = '',
-  folder: str = '',
-  evaluate: Evaluate | None = None,
-  keep: Callable[[int, Tree], None] | None = None,
-  snapshot: Callable[[int, Tree], None] | None = None,
-  snapshot_every: int = 0,
-) -> None:
-  """Trains one member for each stream, by the section's settings.
-
-  All at the same time where memory allows, else in rounds.
-
-  Args:
-    config: the whole config.
-    section: the fields of `experts.config.TRAINING`.
-    board: TensorBoard.
-    run: name of the run.
-    streams: the members' data.
-    model: the network, for its memory.
-    trained: host arrays with a leading member axis.
-    frozen: trees that do not train, without a member axis.
-    objective: loss and accuracy of one member.
-    steps: of every member, whatever the size of its data.
-    members_at_once: most members that one `vmap` computes; see `population.Population`.
-    settings: one a member; the section's for all if empty.
-    warmup: a duration; the section's if empty.
-    folder: where checkpoints and metric lines go. Without one the run keeps none, starts again after a crash, and takes
-      a loss that diverges as a result.
-    evaluate: see `Evaluate`.
-    snapshot: called with the step and the first member's trees every `snapshot_every` steps, 0 for never, on that host.
-    keep: called with each member's number and trained trees, on the host of the process that writes.
-  """
-  settings = settings or [setting(section)] * len(streams)
-  needed = need(model, config.image.size, trained, frozen)
-  rounds = _rounds(config, section, needed, len(streams), members_at_once, folder)
-  for number, layout in enumerate(rounds, 1):
-    part = slice(layout.start, layout.start + layout.members)
-    several = f'/round-{number}' if len(rounds) > 1 else ''
-    # A run that keeps nothing is one of hundreds.
-    logging.log(logging.INFO if folder else logging.DEBUG, '%s%s: %s', run, several, layout.reason)
-    described = describe(
-      config,
-      section,
-      [stream.name for stream in streams[part]],
-      model,
-      objective,
-      steps,
-      settings[part],
-      layout.at_once,
-      warmup,
-    )
-    mesh = meshes.make(layout.groups, layout.shards)
-    meshes.meet(mesh)
-    state = _train_round(
-      config,
-      section,
-      board,
-      run,
-      streams[part],
-      [one.mixup for one in settings[part]],
-      described,
-      mesh,
-      jax.tree.map(operator.itemgetter(part), trained),
-      meshes.place(frozen, mesh, jax.sharding.PartitionSpec()),
-      steps,
-      f'{folder}{several}' if folder else '',
-      functools.partial(evaluate, mesh, streams[part]) if evaluate else None,
-      snapshot,
-      snapshot_every,
-    )
-    if keep:
-      for member in range(layout.members):
-        tree = meshes.fetch_member(state.trained, member)
-        if hosts.first():
-          keep(layout.start + member, tree)
-    # Else its memory would not be there for the next round.
-    del state
-
-
-@functools.cache
-def _memory_limit() -> int:
-  """Bytes of memory of the device that has the least, for all processes plan alike."""
-  return min(hosts.gather(meshes.memory_limit(jax.local_devices()[0])))
-
-
-def _rounds(config, section, needed, members, at_once, folder) -> list[meshes.Round]:
-  """The rounds of a run; those of a run that was interrupted are the same on any number of devices."""
-  devices = jax.device_count()
-  limit = _memory_limit()
-  path = f'{folder}/rounds.json'
-  sizes = None
-  if folder:
-    if hosts.first() and os.path.exists(path):
-      with open(path) as file:
-        sizes = json.load(file)
-    sizes = hosts.gather(sizes)[0]
-  if sizes:
-    rounds = [
-      meshes.plan_whole(size, section.batch_size, devices, needed, limit, at_once) for size in sizes
-    ]
-    starts = np.cumsum([0, *sizes])
-    return [dataclasses.replace(one, start=int(at)) for one, at in zip(rounds, starts)]
-  # On a CPU the evaluation is written out for each member of a device, and takes as long to compile.
-  most = _WRITTEN_OUT * at_once * devices if jax.default_backend() == 'cpu' else members
-  rounds = [
-    dataclasses.replace(one, start=start + one.start)
-    for start in range(0, members, most)
-    for one in meshes.plan(
-      min(most, members - start),
-      section.batch_size,
-      devices,
-      needed,
-      limit,
-      at_once,
-      config.run.loop,
-    )
-  ]
-  if folder and hosts.first():
-    os.makedirs(folder, exist_ok=True)
-    write_json(path, [one.members for one in rounds])
-  return rounds
-
-
-def _train_round(
-  config, section, board, run, streams, mixups, described, mesh, trained, frozen, steps, folder,
-  evaluate, snapshot, snapshot_every,
-):  # fmt: skip
-  mine, shard = meshes.share(mesh, len(streams))
-
-  def source(start):
-    return batches.train_batches(
-      [
-        batches.Member(stream.dataset, stream.indices, stream.seed, stream.order, mixup)
-        for stream, mixup in zip(streams[mine], mixups[mine], strict=True)
-      ],
-      train_transform(config.image, section),
-      section.batch_size,
-      start_step=start,
-      num_steps=steps - start,
-      shard=shard,
-      undecodable=config.image.undecodable,
-    )
-
-  with contextlib.ExitStack() as stack:
-    records = loop.Records(board, run)
-    if folder:
-      if hosts.first():
-        os.makedirs(folder, exist_ok=True)
-      hosts.wait(f'{folder} is there')
-      saved = checkpoints.Checkpoints(f'{folder}/checkpoints', config.run.keep_checkpoints)
-      stack.callback(saved.close)
-      records = loop.Records(
-        board,
-        run,
-        Lines(f'{folder}/metrics.csv') if hosts.first() else None,
-        saved,
-        config.run.checkpoint_every,
-        profile.parse(config.profile_steps),
-        snapshot,
-        snapshot_every,
-      )
-    return loop.train(
-      described,
-      mesh,
-      population.create_state(described, mesh, trained),
-      frozen,
-      source,
-      steps,
-      records,
-      evaluate=evaluate,
-      may_diverge=not folder,
-    )

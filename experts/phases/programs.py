@@ -256,7 +256,6 @@ def _training(
     mesh = meshes.make(layout.groups, layout.shards, devices)
     names = [str(i) for i in range(layout.members)]
     described = members.describe(
-      config,
       section,
       names,
       model,

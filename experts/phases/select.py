@@ -11,7 +11,7 @@ from absl import logging
 
 from experts.phases import members, ranking, rules, scoring, tasks
 from experts.phases.candidates import Candidates, Look, images_of, look, open_cache
-from experts.reporting import picks, tables
+from experts.reporting import files, picks, tables
 from experts.selection import embed, halving, knn
 from experts.training import hosts
 from experts.training.board import Board
@@ -67,7 +67,7 @@ def strategy_names(config: members.Config) -> tuple[str, ...]:
 
 
 def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) -> None:
-  members.write_csv(scores, f'{workdir}/scores.csv')
+  files.write(scores, f'{workdir}/scores.csv')
   members.write_costs(
     workdir,
     'selection',
@@ -81,7 +81,7 @@ def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) 
   print(tables.ranking_to_terminal(tables.ranking(scores, chooser, _SHOWN)))
   print(f'\nranking: {workdir}/scores.csv')
   table = picks.picks(scores, chooser)
-  members.write_csv(table.dropna(axis=1, how='all'), f'{workdir}/picks.csv')
+  files.write(table.dropna(axis=1, how='all'), f'{workdir}/picks.csv')
   board.text('select', 0, {'picks': tables.to_markdown(picks.wide(table))})
 
 

@@ -16,7 +16,7 @@ from absl import logging
 from experts.data import check, natural6, splits, vtab
 from experts.data.splits import Task, load
 from experts.phases import members
-from experts.reporting import outcomes, summary
+from experts.reporting import files, outcomes, summary
 from experts.selection import embed, pool
 from experts.training import hosts
 from experts.training.progress import Progress
@@ -148,7 +148,7 @@ def write(config: ml_collections.ConfigDict, workdir: str, loaded: Sequence[Task
   """Leaves tasks.csv, as soon as it is known what the tasks are."""
   if hosts.first():
     rows = [describe(task, config.tasks[task.name].data) for task in loaded]
-    members.write_csv(pd.DataFrame(rows), f'{workdir}/tasks.csv')
+    files.write(pd.DataFrame(rows), f'{workdir}/tasks.csv')
 
 
 def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:

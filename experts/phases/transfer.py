@@ -1,7 +1,12 @@
 """Phase 5: fine-tune models of the pool on every task (EXP §6, App. E)."""
 
+import contextlib
+import hashlib
 import itertools
+import json
+import math
 import os
+import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -12,7 +17,7 @@ from absl import logging
 
 from experts.data import batches, check
 from experts.models import resnet, weights
-from experts.phases import candidates, members, plans, predict, tasks
+from experts.phases import candidates, members, plans, predict, rounds, tasks
 from experts.reporting import files, results, tables
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
@@ -58,8 +63,15 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       if size not in opened:
         opened[size] = open_task(sized, name)
       trainer = Trainer(sized, board, settings, opened[size], member, os.path.dirname(path), table)
-      trainers[member.name] = trainer, trainer.sweep()
-    best = tables.choose(ranked, table.frame(), config.select.budget).model if trainers else ''
+      # Of a model all of whose trials diverge, nothing is left to retrain.
+      if points := trainer.sweep():
+        trainers[member.name] = trainer, points
+    if wanted and not trainers:
+      logging.warning(
+        'transfer: %s: all trials of all models have diverged; lower config.transfer.learning_rates', name
+      )  # fmt: skip
+    ranked = ranked[ranked.model.isin(list(trainers))]
+    best = tables.choose(ranked, table.frame(), config.select.budget).model if len(ranked) else ''
     for model, (trainer, points) in trainers.items():
       trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
     if 'dat' not in config.phases:
@@ -149,6 +161,10 @@ class Trials:
       rows = files.read(path).to_dict('records')
     self._rows = hosts.from_first(rows)
 
+  @property
+  def folder(self) -> str:
+    return os.path.dirname(self._path)
+
   def frame(self) -> pd.DataFrame:
     return pd.DataFrame(self._rows, columns=COLUMNS)
 
@@ -162,7 +178,7 @@ class Trials:
       for row in rows
     ]
     if hosts.first():
-      members.write_csv(self.frame(), self._path)
+      files.write(self.frame(), self._path)
 
 
 class Trainer:
@@ -204,9 +220,17 @@ class Trainer:
       trials = [trial for trial in tried if trial.steps == steps]
       if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
         self._record(trials, _SWEEP, self._train(self._task.fit, trials, _SWEEP))
+    self._forget_unfinished(_SWEEP)
     best = []
     for number in range(selections):
       rows = self._trials.find(**self._key, split=_SWEEP, selection=number)
+      rows = [row for row in rows if not math.isnan(row['accuracy'])]
+      if not rows:
+        logging.warning(
+          'transfer: %s on %s: all trials of selection %d diverged; there is nothing to retrain',
+          self._member.name, self._task.name, number,
+        )  # fmt: skip
+        continue
       # Of equals the gentler: the smaller learning rate, then fewer steps.
       row = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
       best.append(_Trial(**{name: row[name] for name in _Trial._fields}))
@@ -236,6 +260,7 @@ class Trainer:
         kept += zip(part, map(float, accuracy), trees, strict=True)
     if kept:
       self._save(folder, kept)
+    self._forget_unfinished(_TEST)
 
   def _load(self) -> tuple[dict[str, Any], dict]:
     """What kind of network it is, and its parameters without a head; not held, for there may be hundreds."""
@@ -274,30 +299,32 @@ class Trainer:
       )
       for name, one in zip(names, trials)
     ]
-    found = []
+    accuracy, trees = np.full(len(trials), np.nan), {}
 
-    def evaluate(mesh, _, trained):
+    def evaluate(mesh, part, trained):
       whole = members.task_transform(self._config.image.size)
       count = members.evaluator(self._config, mesh, members.predict(model), {}, whole)
       on_test = split == _TEST
       dataset = self._task.test if on_test else self._task.train
-      part = self._task.test_indices if on_test else self._task.validation
-      counts = count(trained, dataset, part)
+      images = self._task.test_indices if on_test else self._task.validation
+      counts = count(trained, dataset, images)
       by_metric = {'accuracy': counts.accuracy, 'mean_per_class': counts.mean_per_class}
-      found.append(by_metric[self._task.metric]())
-      return {f'{split}_accuracy': found[-1]}
+      found = by_metric[self._task.metric]()
+      accuracy[[place[id(stream)] for stream in part]] = found
+      return {f'{split}_accuracy': found}
 
-    members.train(
-      self._config,
-      section,
-      self._board,
+    place = {id(stream): number for number, stream in enumerate(streams)}
+    described = rounds.Run(
       run,
+      section,
       streams,
       model,
       population.repeat(params, len(names)),
       {},
       members.single_label(model),
       trials[0].steps,
+      self._unfinished(split, trials, indices),
+      passing=True,
       settings=[
         members.Setting(
           optim.scaled(one.lr, section.batch_size, section.base_batch_size),
@@ -308,13 +335,46 @@ class Trainer:
       ],
       warmup=warmup(self._config, trials[0].steps, len(self._task.fit)),
       evaluate=evaluate,
-      keep=None if kept is None else lambda _, trained: kept.append(trained),
+      keep=None if kept is None else trees.__setitem__,
     )
-    accuracy = np.concatenate(found)
+    # Not a number for a trial that diverged: it is no result to choose by.
+    accuracy[rounds.train(self._config, self._board, described) >= 0] = np.nan
+    if kept is not None and hosts.first():
+      kept += [trees.get(number) for number in range(len(trials))]
     for name, row in zip(names, self._rows(trials, split, accuracy)):
       reached = row.pop('accuracy')
       self._board.hparams(f'{run}/{name}', row, {'accuracy': reached})
     return accuracy
+
+  def _unfinished(self, split, trials=(), indices=()) -> str:
+    """Where the checkpoints of these trials are until their rows are written; without any, where those of all are.
+
+    Named by all that decides what they hold: those of another config or other images are not gone on from.
+    """
+    task, member = self._task, self._member
+    where = f'{self._trials.folder}/unfinished/{_file_name(task.name)}/{_file_name(member.name)}'
+    if not trials:
+      return f'{where}/{split}'
+    decides = {
+      'seed': self._config.seed,
+      'transfer': self._config.transfer.to_dict(),
+      'image': self._config.image.to_dict(),
+      'network': [dict(self._settings), member.name, member.kind, member.hash],
+      'task': [task.name, task.train.name, task.train.version, task.train.identify()],
+      'indices': np.asarray(indices).tolist(),
+      'labels': task.train.labels[indices].tolist(),
+      'trials': trials,
+    }
+    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
+    return f'{where}/{split}/{trials[0].steps}-{digest.hexdigest()[:16]}'
+
+  def _forget_unfinished(self, split):
+    """Removes the checkpoints of trials whose rows are written, and of those that another config left here."""
+    if hosts.first():
+      shutil.rmtree(self._unfinished(split), ignore_errors=True)
+      with contextlib.suppress(OSError):
+        # The folders above it, once they are empty.
+        os.removedirs(os.path.dirname(self._unfinished(split)))
 
   def _record(self, trials, split, accuracy):
     self._trials.add(self._rows(trials, split, accuracy))
@@ -332,6 +392,10 @@ class Trainer:
 
   def _save(self, folder, kept):
     """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
+    kept = [each for each in kept if not math.isnan(each[1])]
+    if not kept:
+      logging.warning('transfer: %s: all retrained models diverged; none is kept', folder)
+      return
     trial, accuracy, params = sorted(kept, key=lambda each: each[1])[(len(kept) - 1) // 2]
     os.makedirs(folder, exist_ok=True)
     weights.save(f'{folder}/model.npz', params)
@@ -362,8 +426,8 @@ class Trainer:
         'accuracy': (confusion.to_numpy().diagonal() / confusion.sum(axis=1)).to_numpy(),
       }
     )
-    members.write_csv(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')
-    members.write_csv(by_class, f'{folder}/per_class.csv')
+    files.write(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')
+    files.write(by_class, f'{folder}/per_class.csv')
     described['mean_per_class_accuracy'] = float(by_class.accuracy.mean())
     members.write_json(f'{folder}/model.json', described)
 
@@ -383,3 +447,7 @@ class Trainer:
       guess = predict.probabilities(network, params, part['image'], batch).argmax(axis=1)
       np.add.at(counts, (part['label'][part['mask']], guess[part['mask']]), 1)
     return pd.DataFrame(counts, task.test.class_names, task.test.class_names)
+
+
+def _file_name(name: str) -> str:
+  return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)

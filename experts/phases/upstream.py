@@ -10,7 +10,7 @@ from experts.data import hierarchy as hierarchies
 from experts.data import slices, sources
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import candidates, members
+from experts.phases import candidates, members, rounds
 from experts.selection import pool
 from experts.training import optim, population
 from experts.training.board import Board
@@ -63,23 +63,22 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       settings(config),
     )  # fmt: skip
 
-  members.train(
-    config,
-    section,
-    board,
+  run = rounds.Run(
     'upstream',
+    section,
     [members.Stream('baseline', train, everything, members.seed_of(config, 'upstream'))],
     model,
     population.stack([start]),
     {},
     members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
-    folder=f'{workdir}/upstream',
+    f'{workdir}/upstream',
     evaluate=evaluate,
     keep=keep,
     snapshot=snapshot,
     snapshot_every=section.keep_every,
   )
+  rounds.train(config, board, run)
 
 
 def settings(config: members.Config) -> dict[str, object]:

@@ -9,7 +9,7 @@ single model, so a member's result does not depend on who trains beside it.
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,8 +28,20 @@ Batch = Mapping[str, jax.Array]
 Objective = Callable[[Tree, Batch], tuple[jax.Array, dict[str, jax.Array]]]
 
 
-# Key of a batch: float32 [groups, shards], 1 where a process has been asked to stop.
-STOP = 'stop'
+# Key of a batch: float32 [groups, shards, 3], a `Word` of each process on its devices.
+WORD = 'word'
+
+
+class Word(NamedTuple):
+  """What a process has to say to all, which they hear with the step that the batch makes: they act at the same step."""
+
+  stop: bool = False
+  save: bool = False
+  log: bool = False
+
+
+# Key of `State.sums`: how many steps they cover.
+STEPS = 'steps'
 
 
 @struct.dataclass
@@ -40,9 +52,11 @@ class State:
     step: int32 [], steps done.
     trained: the parameter trees that train.
     optimizer: their momenta.
-    sums: {metric: float32 [P]}, added up since the last log line. Kept here and not on the host so that a run resumed
-      between two log lines prints the same second line.
-    bad_step: int32 [P], the first step, counted from 1 as in the metric lines, whose loss was not finite; or -1.
+    sums: {metric: float32 [P]}, added up since the last log line, and under `STEPS` how many steps that are. Kept here
+      and not on the host so that a run resumed between two log lines prints the same second line. Not a number from
+      where a member has diverged.
+    bad_step: int32 [P], the step, counted from 1 as in the metric lines, at which a member diverged: its loss, or a
+      parameter after it, is not finite; or -1. From then on its parameters and momenta stay as they are.
   """
 
   step: jax.Array
@@ -66,7 +80,6 @@ class Population:
     members_at_once: how many members of a device group are computed by one `vmap`. 1 where kernels differ between
       members (a vmapped convolution over kernels becomes a slow grouped one); more where only adapters differ, as the
       shared backbone then sees one large batch.
-    log_every: steps between log lines; `State.sums` restarts there.
     gradient_dtype: in which gradients cross devices. That of the activations halves what an accelerator moves: the
       kernels' gradients come out of bfloat16 convolutions in any case.
   """
@@ -78,7 +91,6 @@ class Population:
   schedule: Callable[[jax.Array], jax.Array]
   momentum: float
   members_at_once: int
-  log_every: int
   gradient_dtype: Any = jnp.float32
 
   def __len__(self) -> int:
@@ -104,14 +116,33 @@ def create_state(population: Population, mesh: jax.sharding.Mesh, trained: Tree)
     trained: host arrays with a leading member axis, only the trees that train.
   """
   # A float32 zero for each parameter; on the host a page that is read many times, whatever their number.
-  fresh = jax.tree.map(
-    lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), _fresh(population, trained)
-  )
+  fresh = _zeros(_fresh(population, trained))
   return jax.tree.map(
     lambda spec, part: meshes.place(part, mesh, spec),
     _specs(),
     dataclasses.replace(fresh, trained=trained, bad_step=fresh.bad_step - 1),
   )
+
+
+def abstract_state(population: Population, mesh: jax.sharding.Mesh, trained: Tree) -> State:
+  """Shapes of the state of members whose trees are arrays or shapes [P, …], with their places."""
+  return jax.tree.map(
+    lambda spec, part: meshes.abstract(part, mesh, spec), _specs(), _fresh(population, trained)
+  )
+
+
+def restart_sums(state: State, mesh: jax.sharding.Mesh) -> State:
+  """The state after a log line."""
+  return dataclasses.replace(state, sums=meshes.place(_zeros(state.sums), mesh, MEMBER))
+
+
+def means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """{metric: [P]}, means over the steps that `State.sums` covers."""
+  return {name: total / sums[STEPS] for name, total in sums.items() if name != STEPS}
+
+
+def _zeros(tree):
+  return jax.tree.map(lambda x: np.broadcast_to(np.zeros((), x.dtype), x.shape), tree)
 
 
 def _fresh(population: Population, trained: Tree) -> State:
@@ -124,7 +155,7 @@ def _fresh(population: Population, trained: Tree) -> State:
     trained=trained,
     # SGD's momenta have the parameters' shapes.
     optimizer=jax.eval_shape(optim.sgd(0.0, 0.0, population.momentum).init, trained),
-    sums=dict.fromkeys(('loss', 'accuracy', 'learning_rate'), by_member),
+    sums=dict.fromkeys(('loss', 'accuracy', 'learning_rate', STEPS), by_member),
     bad_step=jax.ShapeDtypeStruct((members,), np.int32),
   )
 
@@ -139,8 +170,8 @@ def make_step(
   """Compiles one optimiser step of all members.
 
   Returns:
-    (state, frozen parameter trees without a member axis, batch [P, B, …] with `STOP`) -> (new state, loss [P], devices
-    that are asked to stop). The old state's memory is reused for the new one.
+    (state, frozen parameter trees without a member axis, batch [P, B, …] with `WORD`) -> (new state, loss [P], devices
+    that say each part of the word, float32 [3]). The old state's memory is reused for the new one.
   """
   rates = meshes.place(np.asarray(population.learning_rate, np.float32), mesh, MEMBER)
   decays = meshes.place(np.asarray(population.weight_decay, np.float32), mesh, MEMBER)
@@ -156,17 +187,25 @@ def make_step(
   starts = [meshes.place(np.int32(i), mesh, P()) for i in range(0, members, at_once)]
 
   def step(state, frozen, batch):
-    stop = {STOP: batch[STOP]}
-    of_members = {key: value for key, value in batch.items() if key != STOP}, rates, decays
+    word = {WORD: batch[WORD]}
+    of_members = {key: value for key, value in batch.items() if key != WORD}, rates, decays
     losses = rates
     for start in starts:
       part, (examples, rate, decay) = take(state, of_members, start)
-      part, loss, stops = program(part, frozen, {**examples, **stop}, rate, decay)
+      part, loss, heard = program(part, frozen, {**examples, **word}, rate, decay)
       # The part's step may be the whole's, whose memory is gone.
       state, losses = put(dataclasses.replace(state, step=()), losses, part, loss, start)
-    return state, losses, stops
+    return state, losses, heard
 
   return step
+
+
+def put_batch(
+  mesh: jax.sharding.Mesh, batch: Mapping[str, np.ndarray], word: Word
+) -> Mapping[str, jax.Array]:
+  """The batch that a step takes, of this process's share [p, b, …] and its word; copied in the background."""
+  said = np.stack([meshes.mark(mesh, part) for part in word], axis=-1)
+  return meshes.put_batch(mesh, {**batch, WORD: said})
 
 
 def make_program(population: Population, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
@@ -176,7 +215,6 @@ def make_program(population: Population, mesh: jax.sharding.Mesh) -> jax.stages.
     population.schedule,
     population.momentum,
     population.members_at_once,
-    population.log_every,
     jnp.dtype(population.gradient_dtype),
     mesh,
   )
@@ -187,11 +225,11 @@ def abstract_arguments(
 ) -> tuple[Tree, ...]:
   """The arguments of `make_program`'s step as shapes with their places, from shapes without."""
   rates = jax.ShapeDtypeStruct((len(population),), np.float32)
-  batch = {**batch, STOP: jax.ShapeDtypeStruct(mesh.devices.shape, np.float32)}
-  return tuple(
+  said = jax.ShapeDtypeStruct((*mesh.devices.shape, len(Word._fields)), np.float32)
+  batch = {**batch, WORD: said}
+  return abstract_state(population, mesh, trained), *(
     jax.tree.map(lambda spec, part: meshes.abstract(part, mesh, spec), specs, tree)
     for specs, tree in (
-      (_specs(), _fresh(population, trained)),
       (P(), frozen),
       (EXAMPLE, batch),
       (MEMBER, rates),
@@ -201,10 +239,10 @@ def abstract_arguments(
 
 
 @functools.cache
-def _jit_step(objective, schedule, momentum, at_once, log_every, dtype, mesh):
+def _jit_step(objective, schedule, momentum, at_once, dtype, mesh):
   """One program serves all populations that differ in their values alone: a transfer has hundreds of them."""
   sharded = jax.shard_map(
-    functools.partial(_step, objective, schedule, momentum, at_once, log_every, dtype),
+    functools.partial(_step, objective, schedule, momentum, at_once, dtype),
     mesh=mesh,
     in_specs=(_specs(), P(), EXAMPLE, MEMBER, MEMBER),
     out_specs=(_specs(), MEMBER, P()),
@@ -251,14 +289,14 @@ def _jit_put(mesh):
 
 
 def _step(
-  objective, schedule, momentum, members_at_once, log_every, dtype, state, frozen, batch, rates, decays,
+  objective, schedule, momentum, members_at_once, dtype, state, frozen, batch, rates, decays,
 ):  # fmt: skip
   factor = schedule(state.step)
-  stops = jax.lax.psum(batch[STOP].sum(), ('population', 'data'))
-  batch = {key: value for key, value in batch.items() if key != STOP}
+  heard = jax.lax.psum(batch[WORD].sum((0, 1)), ('population', 'data'))
+  batch = {key: value for key, value in batch.items() if key != WORD}
 
   def member(kept, given):
-    trained, optimizer = kept
+    trained, optimizer, bad_step = kept
     batch, rate, decay = given
     # Marked as different on each device, parameters get a local gradient, which is then reduced once. Left as they are,
     # JAX would reduce where they meet the data, once for each use.
@@ -275,27 +313,38 @@ def _step(
     else:
       loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), 'data')
     transform = optim.sgd(rate * factor, decay, momentum)
-    updates, optimizer = transform.update(grads, optimizer, trained)
-    metrics = {'loss': loss, 'learning_rate': rate * factor, **metrics}
-    return (optax.apply_updates(trained, updates), optimizer), metrics
+    updates, momenta = transform.update(grads, optimizer, trained)
+    updated = optax.apply_updates(trained, updates), momenta
+    going = (bad_step < 0) & jnp.isfinite(loss)
+    # The loss is there before the update: to leave it out costs nothing. Whether the update is finite is known after it.
+    trained, optimizer = jax.tree.map(
+      lambda new, old: jnp.where(going, new, old), updated, (trained, optimizer)
+    )
+    bad = (bad_step < 0) & ~(going & _finite(trained))
+    bad_step = jnp.where(bad, state.step + 1, bad_step)
+    metrics = {'loss': loss, 'learning_rate': rate * factor, STEPS: 1.0, **metrics}
+    metrics = {name: jnp.where(going, value, jnp.nan) for name, value in metrics.items()}
+    return (trained, optimizer, bad_step), metrics
 
-  (trained, optimizer), metrics = each_member(
+  (trained, optimizer, bad_step), metrics = each_member(
     member,
-    (state.trained, state.optimizer),
+    (state.trained, state.optimizer, state.bad_step),
     (batch, rates, decays),
     members_at_once,
     unroll=False,
   )
-  keep = jnp.where(state.step % log_every == 0, 0.0, 1.0)
-  newly_bad = (state.bad_step < 0) & ~jnp.isfinite(metrics['loss'])
   new = State(
     step=state.step + 1,
     trained=trained,
     optimizer=optimizer,
-    sums={name: keep * total + metrics[name] for name, total in state.sums.items()},
-    bad_step=jnp.where(newly_bad, state.step + 1, state.bad_step),
+    sums={name: total + metrics[name] for name, total in state.sums.items()},
+    bad_step=bad_step,
   )
-  return new, metrics['loss'], stops
+  return new, metrics['loss'], heard
+
+
+def _finite(tree):
+  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _at_once(members: int, most: int) -> int:
@@ -341,10 +390,3 @@ def each_member(
 
   kept, results = jax.lax.scan(body, kept, jnp.arange(0, members, at_once))
   return kept, jax.tree.map(lambda x: x.reshape(members, *x.shape[2:]), results)
-
-
-@jax.jit
-def finite(trained: Tree) -> jax.Array:
-  """Whether all parameters of each member are finite, bool [P]."""
-  leaves = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(trained)]
-  return jnp.stack(leaves).all(0)

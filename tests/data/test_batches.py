@@ -2,6 +2,8 @@
 
 import dataclasses
 import itertools
+import threading
+import typing
 
 import numpy as np
 import pytest
@@ -113,6 +115,32 @@ def test_threads_change_nothing(threads):
   members = _members(_textured(), 0, 9, mixup=0.2)
   one = list(train_batches(members, RANDOM, 70, 0, 4, threads=1))
   _equal(list(train_batches(members, RANDOM, 70, 0, 4, threads=threads)), one)
+
+
+class _CountedGenerator(np.random.Generator):
+  """Counts shuffles, and lets other threads in while one is made."""
+
+  made: typing.ClassVar[list] = []
+
+  def permutation(self, values):
+    self.made.append(len(values))
+    threading.Event().wait(0.01)
+    return super().permutation(values)
+
+
+# One epoch of 600; then the ends of three epochs of 200; then epochs that are shorter than a batch.
+@pytest.mark.parametrize(('size', 'epochs'), [(600, 1), (200, 3), (6, 100)])
+def test_an_epoch_is_shuffled_once_whatever_the_number_of_threads(monkeypatch, size, epochs):
+  monkeypatch.setattr(np.random, 'Generator', _CountedGenerator)
+  monkeypatch.setattr(_CountedGenerator, 'made', [])
+  reads = []
+  data = dataclasses.replace(
+    _data(size), read_labels=lambda: reads.append(1) or np.zeros(size, int)
+  )
+  found = list(train_batches([Member(data, np.arange(size), 0)], PLAIN, 300, 0, 2, threads=8))
+  assert sum(len(batch['label'][0]) for batch in found) == 600
+  assert _CountedGenerator.made == [size] * epochs
+  assert reads == [1]
 
 
 @pytest.mark.parametrize('hosts', [2, 3, 6])

@@ -29,7 +29,7 @@ def get_config():
   config.model.update(depth=14, width=0.03125, root='small', dtype='float32')
   config.image.update(size=16, resize=16)
   config.run.update(
-    log_every=2, checkpoint_every={CHECKPOINT_EVERY}, keep_checkpoints=2, evaluation_batch=8,
+    log_every='2 steps', checkpoint_every='{CHECKPOINT_EVERY} steps', keep_checkpoints=2, evaluation_batch=8,
     tensorboard=False, compilation_cache='',
   )
   config.upstream.update(

@@ -24,7 +24,7 @@ def get_config():
   config = common.get_config()
   config.model.update(depth=14, width=0.0625, root='small')
   config.image.update(size=16, resize=16)
-  config.run.update(log_every=4, checkpoint_every=8, evaluation_batch=16)
+  config.run.update(log_every='4 steps', checkpoint_every='8 steps', evaluation_batch=16)
   config.run.embedding_cache = {data_dir} + '/embeddings'
   small = {'batch_size': 16, 'warmup': '10 %', 'weight_decay': 1e-4}
   config.upstream.update(small, data='images:upstream', duration='12 steps', learning_rate=0.5)

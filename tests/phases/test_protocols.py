@@ -59,7 +59,7 @@ def test_schedules_are_the_papers(config, steps, warmup, drops):
   section = config.transfer
   text = transfer.warmup(config, steps, 800)
   population = members.describe(
-    config, section, ['one'], resnet.ResNet(14), len, steps, [members.Setting(0.1, 0, 0)], 1, text
+    section, ['one'], resnet.ResNet(14), len, steps, [members.Setting(0.1, 0, 0)], 1, text
   )
   factor = lambda step: float(population.schedule(np.int32(step)))
   assert factor(0) == 0

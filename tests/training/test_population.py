@@ -14,6 +14,10 @@ from experts.training import mesh as meshes
 from experts.training import population
 
 STEPS, CLASSES = 50, 4
+# Between two programs, for the smooth network (see conftest.py). A product of float32 rounds by 6e-8, and 50 steps of
+# well-behaved training carry that on without blowing it up: measured, 2e-7 to 1e-6, whatever the CPU's vectors and threads.
+# What a member would lose by its neighbours, a wrong seed or rate or batch, is above 1e-2.
+_BOUND = 3e-5
 
 
 @pytest.fixture(scope='module')
@@ -42,65 +46,138 @@ def _member(state, index):
   return jax.tree.map(lambda leaf: leaf[index], (state.trained, state.optimizer))
 
 
-def _train_full(toy, network, members, rates, groups=1):
-  pop = toy.make_population(toy.resnet_objective, rates, steps=STEPS)
-  trained = population.repeat(network, len(members))
+def _equal(one, other):
+  jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+def _train_full(toy, members, rates, groups=1, objective=None, params=None):
+  pop = toy.make_population(objective or toy.smooth_objective, rates, steps=STEPS)
+  trained = population.repeat(params or toy.smooth_params(0), len(members))
   mesh = toy.make_mesh(groups, 1)
   return toy.run(pop, mesh, trained, {}, toy.stream(members, stop=STEPS))
 
 
 @pytest.fixture(scope='module')
-def alone_full(toy, network):
-  return [_train_full(toy, network, [i], [rate]) for i, rate in enumerate((0.02, 0.01, 0.04))]
+def alone_full(toy):
+  return [_train_full(toy, [i], [rate]) for i, rate in enumerate((0.02, 0.01, 0.04))]
 
 
-@pytest.mark.parametrize('groups', [1, 3])
-def test_a_full_member_ends_as_if_it_trained_alone(toy, network, alone_full, groups):
-  together = _train_full(toy, network, [0, 1, 2], [0.02, 0.01, 0.04], groups)
+def test_a_full_member_ends_as_if_it_trained_alone_to_the_bit(toy, alone_full):
+  # On a CPU one program, that of one member, serves all: no bound is needed, on whichever CPU.
+  together = _train_full(toy, [0, 1, 2], [0.02, 0.01, 0.04])
   for i, alone in enumerate(alone_full):
-    assert _distance(_member(together, i), _member(alone, 0)) < 1e-5
-    assert together.sums['loss'][i] == pytest.approx(alone.sums['loss'][0], rel=1e-5)
+    _equal(_member(together, i), _member(alone, 0))
+    assert together.sums['loss'][i] == alone.sums['loss'][0]
     # The members differ: the equality above is not that of untrained ones.
     others = [j for j in range(3) if j != i]
     assert min(_distance(_member(together, j), _member(alone, 0)) for j in others) > 1e-2
 
 
-def test_a_full_member_does_not_notice_that_its_neighbour_diverges(toy, network, alone_full):
-  together = _train_full(toy, network, [0, 1, 2], [0.02, 1e30, 0.04])
+def test_a_member_of_a_resnet_ends_as_if_it_trained_alone_to_the_bit(toy, network):
+  train = lambda members, rates: _train_full(
+    toy, members, rates, objective=toy.resnet_objective, params=network
+  )
+  together = train([0, 1], [0.02, 0.04])
+  for i, rate in enumerate((0.02, 0.04)):
+    _equal(_member(together, i), _member(train([i], [rate]), 0))
+
+
+def test_a_member_on_its_own_device_ends_as_if_it_trained_alone(toy, alone_full):
+  together = _train_full(toy, [0, 1, 2], [0.02, 0.01, 0.04], groups=3)
+  for i, alone in enumerate(alone_full):
+    # A program for three devices may be laid out in another way; see _BOUND.
+    assert _distance(_member(together, i), _member(alone, 0)) < _BOUND
+    assert together.sums['loss'][i] == pytest.approx(alone.sums['loss'][0], rel=_BOUND)
+
+
+def test_a_full_member_does_not_notice_that_its_neighbour_diverges(toy, alone_full):
+  together = _train_full(toy, [0, 1, 2], [0.02, 1e38, 0.04])
   assert together.bad_step[1] > 0
-  assert not np.isfinite(together.sums['loss'][1])
+  assert np.isnan(together.sums['loss'][1])
   for i in (0, 2):
     assert together.bad_step[i] == -1
-    assert _distance(_member(together, i), _member(alone_full[i], 0)) < 1e-5
+    _equal(_member(together, i), _member(alone_full[i], 0))
 
 
-def _train_adapters(toy, network, adapters, members, rates, at_once):
-  pop = toy.make_population(toy.resnet_objective, rates, at_once=at_once, steps=STEPS)
+def test_a_member_that_diverged_stays_as_it_was(toy):
+  pop = toy.make_population(toy.smooth_objective, [0.02, 0.05], steps=STEPS)
+  mesh = toy.make_mesh(1, 1)
+  step = population.make_step(pop, mesh)
+  state = population.create_state(pop, mesh, population.repeat(toy.smooth_params(0), 2))
+  for done, batch in enumerate(toy.stream([0, 1], stop=6)):
+    before = jax.device_get(state)
+    if done == 3:
+      # No class has that label: a loss of NaN, once.
+      batch['label'][1] = CLASSES + 1
+    state, loss, _ = step(state, {}, toy.put(mesh, batch))
+    after = jax.device_get(state)
+    moved = _distance(_member(after, 1), _member(before, 1)) > 0
+    assert moved == (done < 3)
+    assert np.isfinite(loss[0])
+    assert np.isfinite(loss[1]) == (done < 3)
+    assert _distance(_member(after, 0), _member(before, 0)) > 0
+  assert after.bad_step.tolist() == [-1, 4]
+
+
+def test_a_parameter_that_is_not_finite_counts_at_its_own_step(toy):
+  def objective(params, batch):
+    loss, metrics = toy.smooth_objective(params, batch)
+    # From the third step on its slope is not finite, while its value, 0, is.
+    late = (batch['label'][0] >= 0) * jnp.sqrt(jnp.maximum(0.0, params['head']['kernel'].sum() * 0))
+    return loss + late, metrics
+
+  pop = toy.make_population(objective, [0.02], steps=STEPS)
+  mesh = toy.make_mesh(1, 1)
+  state = population.create_state(pop, mesh, population.repeat(toy.smooth_params(0), 1))
+  state, loss, _ = population.make_step(pop, mesh)(state, {}, toy.put(mesh, next(toy.stream([0]))))
+  assert np.isfinite(loss).all()
+  assert state.bad_step.tolist() == [1]
+
+
+def _train_adapters(toy, members, rates, at_once, steps=STEPS, resnet_of=None):
+  """Members of the smooth network, or of the ResNet with the given trees, that differ in their adapters."""
+  if resnet_of:
+    objective, (frozen, adapters) = toy.resnet_objective, resnet_of
+  else:
+    objective, frozen = toy.smooth_objective, toy.smooth_params(0)
+    frozen.pop('adapter')
+    adapters = [toy.smooth_params(1 + i)['adapter'] for i in range(3)]
+  pop = toy.make_population(objective, rates, at_once=at_once, steps=STEPS)
   trained = {'adapter': population.stack([adapters[i] for i in members])}
-  batches = toy.stream(members, stop=STEPS)
-  return toy.run(pop, toy.make_mesh(1, 1), trained, network, batches)
+  batches = toy.stream(members, stop=steps)
+  return toy.run(pop, toy.make_mesh(1, 1), trained, frozen, batches)
 
 
 @pytest.fixture(scope='module')
-def alone_adapters(toy, network, adapters):
-  return [
-    _train_adapters(toy, network, adapters, [i], [rate], 1)
-    for i, rate in enumerate((0.05, 0.02, 0.1))
-  ]
+def alone_adapters(toy):
+  return [_train_adapters(toy, [i], [rate], 1) for i, rate in enumerate((0.05, 0.02, 0.1))]
 
 
-@pytest.mark.parametrize('neighbour', [0.02, 1e30])
-def test_an_adapter_member_ends_as_if_it_trained_alone(
-  toy, network, adapters, alone_adapters, neighbour
-):
+@pytest.mark.parametrize('neighbour', [0.02, 1e38])
+@pytest.mark.parametrize('at_once', [1, 3])
+def test_an_adapter_member_ends_as_if_it_trained_alone(toy, alone_adapters, neighbour, at_once):
   rates = [0.05, neighbour, 0.1]
-  together = _train_adapters(toy, network, adapters, [0, 1, 2], rates, at_once=3)
+  together = _train_adapters(toy, [0, 1, 2], rates, at_once)
   diverges = neighbour > 1
   assert (together.bad_step[1] > 0) == diverges
   for i in (0, 2) if diverges else (0, 1, 2):
     assert together.bad_step[i] == -1
-    assert _distance(_member(together, i), _member(alone_adapters[i], 0)) < 1e-5
-    assert _distance(_member(together, i)[0]['adapter'], adapters[i]) > 1e-2
+    ours, alone = _member(together, i), _member(alone_adapters[i], 0)
+    if at_once == 1:
+      _equal(ours, alone)
+    else:
+      # One product for three adapters rounds in another way than three.
+      assert _distance(ours, alone) < _BOUND
+    assert _distance(ours[0]['adapter'], toy.smooth_params(1 + i)['adapter']) > 1e-2
+
+
+def test_adapters_of_a_resnet_see_the_same_whoever_is_beside_them(toy, network, adapters):
+  rates = [0.05, 0.02, 0.1]
+  together = _train_adapters(toy, [0, 1, 2], rates, 3, steps=2, resnet_of=(network, adapters))
+  for i, rate in enumerate(rates):
+    alone = _train_adapters(toy, [i], [rate], 1, steps=2, resnet_of=(network, adapters))
+    # Of a loss, not of gradients: at a ReLU's zero it has no jump. It sums about 1e5 roundings of 6e-8, of either sign.
+    assert together.sums['loss'][i] == pytest.approx(alone.sums['loss'][0], rel=1e-4)
 
 
 def test_training_adapters_holds_no_backbone_and_leaves_it_as_it_was(toy, network, adapters):
@@ -120,24 +197,35 @@ def test_training_adapters_holds_no_backbone_and_leaves_it_as_it_was(toy, networ
   jax.tree.map(np.testing.assert_array_equal, jax.device_get(frozen), before)
 
 
-def _train_on(toy, network, mesh):
-  pop = toy.make_population(toy.resnet_objective, [0.02, 0.05], steps=STEPS)
+def _train_on(toy, mesh, objective, params):
+  pop = toy.make_population(objective, [0.02, 0.05], steps=STEPS)
   batches = toy.stream([0, 1], stop=4)
-  return toy.run(pop, mesh, population.repeat(network, 2), {}, batches)
+  return toy.run(pop, mesh, population.repeat(params, 2), {}, batches)
 
 
 @pytest.fixture(scope='module')
-def one_device(toy, network):
-  return _train_on(toy, network, toy.make_mesh(1, 1))
+def one_device(toy):
+  return _train_on(toy, toy.make_mesh(1, 1), toy.smooth_objective, toy.smooth_params(0))
 
 
 @pytest.mark.parametrize(('groups', 'shards'), [(1, 4), (2, 4)])
-def test_more_devices_change_nothing(toy, network, one_device, groups, shards):
-  many = _train_on(toy, network, toy.make_mesh(groups, shards))
-  assert _distance(many.trained, one_device.trained) < 1e-5
-  assert _distance(many.optimizer, one_device.optimizer) < 1e-4
-  np.testing.assert_allclose(many.sums['loss'], one_device.sums['loss'], rtol=1e-5)
-  np.testing.assert_allclose(many.sums['accuracy'], one_device.sums['accuracy'], rtol=1e-6)
+def test_more_devices_change_nothing(toy, one_device, groups, shards):
+  mesh = toy.make_mesh(groups, shards)
+  many = _train_on(toy, mesh, toy.smooth_objective, toy.smooth_params(0))
+  assert _distance(many.trained, one_device.trained) < _BOUND
+  assert _distance(many.optimizer, one_device.optimizer) < _BOUND
+  np.testing.assert_allclose(many.sums['loss'], one_device.sums['loss'], rtol=_BOUND)
+  # Of 4 steps of 8 examples: exact, for no two logits are within rounding of each other.
+  np.testing.assert_allclose(many.sums['accuracy'], one_device.sums['accuracy'], atol=1e-6)
+
+
+def test_more_devices_change_nothing_of_a_resnet(toy, network):
+  one, many = (
+    _train_on(toy, toy.make_mesh(*shape), toy.resnet_objective, network)
+    for shape in ((1, 1), (2, 4))
+  )
+  # Its loss, which has no jump where a ReLU's input is within rounding of zero; its gradient has.
+  np.testing.assert_allclose(many.sums['loss'], one.sums['loss'], rtol=1e-4)
 
 
 def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
@@ -152,25 +240,27 @@ def test_gradients_are_reduced_once_and_nothing_else_of_size(toy, network):
   shapes = [shape for result in results for shape in re.findall(r'\w+\[([\d,]*)\]', result)]
   reduced = sum(math.prod(int(n) for n in shape.split(',') if n) for shape in shapes)
   parameters = sum(leaf.size for leaf in jax.tree.leaves(network))
-  # Beside the gradients, the loss, the accuracy, and whether to stop.
-  assert reduced == parameters + 3
+  # Beside the gradients, the loss, the accuracy, and the word: whether to stop, to save, to log.
+  assert reduced == parameters + 2 + 3
   assert len(results) <= 3
   for collective in ('all-gather', 'all-to-all', 'collective-permute', 'reduce-scatter'):
     assert f' {collective}(' not in text
 
 
-def test_sums_restart_after_each_log_line(toy):
-  pop = toy.make_population(toy.linear_objective, [0.01], log_every=3)
+def test_sums_are_means_since_they_were_restarted(toy):
+  pop = toy.make_population(toy.linear_objective, [0.01])
   mesh = toy.make_mesh(1, 1)
   step = population.make_step(pop, mesh)
   state = population.create_state(pop, mesh, population.stack([toy.linear_params(0)]))
-  losses, sums = [], []
+  losses, means = [], []
   for batch in toy.stream([0], stop=7):
     state, loss, _ = step(state, {}, toy.put(mesh, batch))
     losses.append(float(loss[0]))
-    sums.append(float(state.sums['loss'][0]))
+    means.append(float(population.means(jax.device_get(state.sums))['loss'][0]))
+    if len(losses) in (3, 6):
+      state = population.restart_sums(state, mesh)
   stretches = [losses[0:1], losses[0:2], losses[0:3], losses[3:4], losses[3:5], losses[3:6]]
-  np.testing.assert_allclose(sums, [*map(sum, stretches), losses[6]], rtol=1e-6)
+  np.testing.assert_allclose(means, [*map(np.mean, stretches), losses[6]], rtol=1e-6)
 
 
 @pytest.mark.parametrize('members', [1, 5, 6, 7])
@@ -193,9 +283,9 @@ def test_each_member_sees_every_member_once_in_any_chunks(members, at_once, unro
   assert set(shapes) == {(3,)}
 
 
-def test_the_loop_of_an_accelerator_does_what_a_cpu_does(toy, network):
+def test_the_loop_of_an_accelerator_does_what_a_cpu_does(toy):
   """All members in one program, in place in a loop, against the program of one, called for each."""
-  pop = toy.make_population(toy.resnet_objective, [0.02, 0.05, 0.1], steps=4)
+  pop = toy.make_population(toy.smooth_objective, [0.02, 0.05, 0.1], steps=4)
   mesh = toy.make_mesh(1, 2)
   batch = toy.put(mesh, next(toy.stream([0, 1, 2])))
   rates, decays = (
@@ -208,13 +298,13 @@ def test_the_loop_of_an_accelerator_does_what_a_cpu_does(toy, network):
     population.make_step(pop, mesh),
     lambda state, frozen, batch: looped(state, frozen, batch, rates, decays),
   ):
-    state = population.create_state(pop, mesh, population.repeat(network, 3))
+    state = population.create_state(pop, mesh, population.repeat(toy.smooth_params(0), 3))
     for _ in range(2):
-      state, losses, stops = step(state, {}, batch)
+      state, losses, words = step(state, {}, batch)
     assert int(state.step) == 2
-    assert float(stops) == 0
+    assert words.tolist() == [0, 0, 0]
     ends.append(jax.device_get((state.trained, state.optimizer, state.sums, losses)))
-  assert _distance(*ends) < 1e-5
+  assert _distance(*ends) < _BOUND
 
 
 def test_gradients_of_narrow_activations_cross_devices_as_narrow(toy, network):
