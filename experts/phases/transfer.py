@@ -1,12 +1,8 @@
 """Phase 5: fine-tune models of the pool on every task (EXP §6, App. E)."""
 
-import contextlib
-import hashlib
 import itertools
-import json
 import math
 import os
-import shutil
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -17,7 +13,7 @@ from absl import logging
 
 from experts.data import batches, check
 from experts.models import resnet, weights
-from experts.phases import candidates, members, plans, predict, rounds, tasks
+from experts.phases import candidates, members, plans, predict, rounds, tasks, unfinished
 from experts.reporting import files, results, tables
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
@@ -220,7 +216,7 @@ class Trainer:
       trials = [trial for trial in tried if trial.steps == steps]
       if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
         self._record(trials, _SWEEP, self._train(self._task.fit, trials, _SWEEP))
-    self._forget_unfinished(_SWEEP)
+    unfinished.forget(self._unfinished(_SWEEP))
     best = []
     for number in range(selections):
       rows = self._trials.find(**self._key, split=_SWEEP, selection=number)
@@ -260,7 +256,7 @@ class Trainer:
         kept += zip(part, map(float, accuracy), trees, strict=True)
     if kept:
       self._save(folder, kept)
-    self._forget_unfinished(_TEST)
+    unfinished.forget(self._unfinished(_TEST))
 
   def _load(self) -> tuple[dict[str, Any], dict]:
     """What kind of network it is, and its parameters without a head; not held, for there may be hundreds."""
@@ -323,7 +319,7 @@ class Trainer:
       {},
       members.single_label(model),
       trials[0].steps,
-      self._unfinished(split, trials, indices),
+      unfinished.trials(self._unfinished(split), trials[0].steps, self._decides(trials, indices)),
       passing=True,
       settings=[
         members.Setting(
@@ -346,16 +342,14 @@ class Trainer:
       self._board.hparams(f'{run}/{name}', row, {'accuracy': reached})
     return accuracy
 
-  def _unfinished(self, split, trials=(), indices=()) -> str:
-    """Where the checkpoints of these trials are until their rows are written; without any, where those of all are.
+  def _unfinished(self, split) -> str:
+    names = self._task.name, self._member.name, split
+    return unfinished.folder(self._trials.folder, *names)
 
-    Named by all that decides what they hold: those of another config or other images are not gone on from.
-    """
+  def _decides(self, trials, indices) -> dict[str, Any]:
+    """All that decides what trials come to."""
     task, member = self._task, self._member
-    where = f'{self._trials.folder}/unfinished/{_file_name(task.name)}/{_file_name(member.name)}'
-    if not trials:
-      return f'{where}/{split}'
-    decides = {
+    return {
       'seed': self._config.seed,
       'transfer': self._config.transfer.to_dict(),
       'image': self._config.image.to_dict(),
@@ -365,16 +359,6 @@ class Trainer:
       'labels': task.train.labels[indices].tolist(),
       'trials': trials,
     }
-    digest = hashlib.sha256(json.dumps(decides, sort_keys=True, default=str).encode())
-    return f'{where}/{split}/{trials[0].steps}-{digest.hexdigest()[:16]}'
-
-  def _forget_unfinished(self, split):
-    """Removes the checkpoints of trials whose rows are written, and of those that another config left here."""
-    if hosts.first():
-      shutil.rmtree(self._unfinished(split), ignore_errors=True)
-      with contextlib.suppress(OSError):
-        # The folders above it, once they are empty.
-        os.removedirs(os.path.dirname(self._unfinished(split)))
 
   def _record(self, trials, split, accuracy):
     self._trials.add(self._rows(trials, split, accuracy))
@@ -447,7 +431,3 @@ class Trainer:
       guess = predict.probabilities(network, params, part['image'], batch).argmax(axis=1)
       np.add.at(counts, (part['label'][part['mask']], guess[part['mask']]), 1)
     return pd.DataFrame(counts, task.test.class_names, task.test.class_names)
-
-
-def _file_name(name: str) -> str:
-  return ''.join(c if c.isalnum() or c in '-_.' else '_' for c in name)
