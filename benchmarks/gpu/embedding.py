@@ -133,7 +133,9 @@ def _measure(search: _Search, kind: str, members: list[pool.Member]) -> None:
   unit = len(networks.units(members, 1)[0][0])
   started = time.perf_counter()
   search.run(members[:unit])
-  measure.record(_PART, f'{kind}: first unit, with compilation', seconds=time.perf_counter() - started)
+  measure.record(
+    _PART, f'{kind}: first unit, with compilation', seconds=time.perf_counter() - started
+  )
   alone = search.alone(members) / unit
   operations = _operations(search) * search.images
   measure.record(

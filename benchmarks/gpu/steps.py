@@ -148,9 +148,7 @@ def _torch_forms(torch: peer.Peer, part: str) -> measure.Forms:
   for form in _TORCH:
     with measure.guarded(part, form):
       found = torch.reply()
-      measure.record(
-        part, f'{form}: first run', seconds=found['first'], peak_gib=found['peak_gib']
-      )
+      measure.record(part, f'{form}: first run', seconds=found['first'], peak_gib=found['peak_gib'])
       forms[form] = lambda form=form: torch.seconds(form) / _TORCH_STEPS
   return forms
 
