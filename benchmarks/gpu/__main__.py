@@ -27,7 +27,6 @@ import sys
 import tempfile
 import time
 
-import tabulate
 from absl import app, flags
 
 from benchmarks.gpu import measure
@@ -96,6 +95,10 @@ def _run(name: str, seconds: float, folder: str) -> str:
   return f'{code if isinstance(code, str) else f"ended with {code}"}: {last}'[:300]
 
 
+def _short(value) -> str:
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
 def main(_):
   unknown = set(_CHOSEN.value) - set(_PARTS)
   if unknown:
@@ -114,10 +117,16 @@ def main(_):
   with open(f'{measure.OUT.value}/summary.json', 'w', encoding='utf-8') as file:
     json.dump(found, file, indent=1)
   rows = [
-    [one.pop('part'), one.pop('form'), ', '.join(f'{key} {value}' for key, value in one.items())]
+    [
+      one.pop('part'),
+      one.pop('form'),
+      ', '.join(f'{key} {_short(value)}' for key, value in one.items()),
+    ]
     for one in found
   ]
-  print(f'\n{tabulate.tabulate(rows, ["part", "form", "found"], "github")}')
+  # Not padded: where only the end of the output is kept, the table is.
+  for row in (['part', 'form', 'found'], ['---'] * 3, *rows):
+    print(f'| {" | ".join(row)} |')
 
 
 if __name__ == '__main__':
