@@ -28,6 +28,14 @@ for name in {names!r}:
   importlib.import_module(name)
 """
 _MODULES = (
+  'benchmarks.gpu.__main__',
+  'benchmarks.gpu.ceilings',
+  'benchmarks.gpu.checks',
+  'benchmarks.gpu.embedding',
+  'benchmarks.gpu.finetunes',
+  'benchmarks.gpu.memory',
+  'benchmarks.gpu.scorer',
+  'benchmarks.gpu.steps',
   'experts.models.adapters',
   'experts.models.layers',
   'experts.models.resnet',

@@ -21,14 +21,12 @@ import contextlib
 import json
 import math
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 
-import tabulate
 from absl import app, flags
 
 from benchmarks.gpu import measure
@@ -58,7 +56,7 @@ _LIMIT = flags.DEFINE_integer(
 )
 
 
-def _run(name: str, seconds: float, cache: str) -> str:
+def _run(name: str, seconds: float, folder: str) -> str:
   """Runs a part; what went wrong, in one line."""
   module, options, environment, most = _PARTS[name]
   if measure.SMALL.value:
@@ -68,7 +66,14 @@ def _run(name: str, seconds: float, cache: str) -> str:
     sys.executable, '-m', f'benchmarks.gpu.{module}', f'--out={measure.OUT.value}',
     f'--small={measure.SMALL.value}', *options,
   ]  # fmt: skip
-  environment = {**os.environ, 'JAX_COMPILATION_CACHE_DIR': cache, **environment}
+  environment = {
+    **os.environ,
+    # Programs that a part compiles ahead, to time that, are not compiled again when they are called.
+    'JAX_COMPILATION_CACHE_DIR': f'{folder}/programs',
+    # What a part that is killed leaves is removed at the end.
+    'TMPDIR': folder,
+    **environment,
+  }
   with open(f'{measure.OUT.value}/log.txt', 'a+', encoding='utf-8') as log:
     log.write(f'==== {name}\n')
     log.flush()
@@ -90,30 +95,38 @@ def _run(name: str, seconds: float, cache: str) -> str:
   return f'{code if isinstance(code, str) else f"ended with {code}"}: {last}'[:300]
 
 
+def _short(value) -> str:
+  return f'{value:.4g}' if isinstance(value, float) else str(value)
+
+
 def main(_):
   unknown = set(_CHOSEN.value) - set(_PARTS)
   if unknown:
     sys.exit(f'error: unknown parts {", ".join(sorted(unknown))}; known: {", ".join(_PARTS)}')
   os.makedirs(measure.OUT.value, exist_ok=True)
   began = time.monotonic()
-  # Programs that a part compiles ahead, to time that, are not compiled again when they are called.
-  cache = tempfile.mkdtemp(prefix='experts-gpu-')
-  for name in _CHOSEN.value:
-    started = time.monotonic()
-    left = math.inf if measure.SMALL.value else _LIMIT.value - (started - began)
-    wrong = _run(name, left, cache) if left > 20 else 'left out: no time'
-    measure.record(
-      'run', name, seconds=time.monotonic() - started, **({'error': wrong} if wrong else {})
-    )
-  shutil.rmtree(cache)
+  with tempfile.TemporaryDirectory(prefix='experts-gpu-', ignore_cleanup_errors=True) as folder:
+    for name in _CHOSEN.value:
+      started = time.monotonic()
+      left = math.inf if measure.SMALL.value else _LIMIT.value - (started - began)
+      wrong = _run(name, left, folder) if left > 20 else 'left out: no time'
+      measure.record(
+        'run', name, seconds=time.monotonic() - started, **({'error': wrong} if wrong else {})
+      )
   found = measure.read()
   with open(f'{measure.OUT.value}/summary.json', 'w', encoding='utf-8') as file:
     json.dump(found, file, indent=1)
   rows = [
-    [one.pop('part'), one.pop('form'), ', '.join(f'{key} {value}' for key, value in one.items())]
+    [
+      one.pop('part'),
+      one.pop('form'),
+      ', '.join(f'{key} {_short(value)}' for key, value in one.items()),
+    ]
     for one in found
   ]
-  print(f'\n{tabulate.tabulate(rows, ["part", "form", "found"], "github")}')
+  # Not padded: where only the end of the output is kept, the table is.
+  for row in (['part', 'form', 'found'], ['---'] * 3, *rows):
+    print(f'| {" | ".join(row)} |')
 
 
 if __name__ == '__main__':

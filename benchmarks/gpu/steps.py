@@ -172,14 +172,18 @@ def main(_):
     if not _APART.value:
       forms |= _torch_forms(torch, part)
     medians |= measure.in_turn(forms, _ROUNDS)
-  upstream = made.get('ours, upstream')
+  _report(part, medians, {form: trained for form, (trained, _) in made.items()})
+
+
+def _report(part: str, medians: dict[str, float], made: dict[str, Trained]) -> None:
   for form, seconds in medians.items():
-    trained, _ = made.get(form, upstream)
-    images, operations = trained.number * trained.batch, trained.operations()
-    measure.record(
-      part, form, ms_a_step=1e3 * seconds, images_per_s=images / seconds,
-      of_product=operations / seconds / measure.ceiling('bfloat16 product'),
-    )  # fmt: skip
+    # PyTorch takes the step of upstream training.
+    trained = made.get(form) or made.get('ours, upstream')
+    images = _BATCH.value * (trained.number if form in made else 1)
+    share = {}
+    if trained:
+      share['of_product'] = trained.operations() / seconds / measure.ceiling('bfloat16 product')
+    measure.record(part, form, ms_a_step=1e3 * seconds, images_per_s=images / seconds, **share)
 
 
 if __name__ == '__main__':

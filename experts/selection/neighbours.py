@@ -90,8 +90,9 @@ def _by_panels(centred: jax.Array) -> jax.Array:
   for start in range(0, number, _PANEL):
     stop = min(start + _PANEL, number)
     below = _product(centred[start:], centred[start:stop])
-    whole = whole.at[start:, start:stop].set(below)
-    whole = whole.at[start:stop, stop:].set(below[stop - start :].T)
+    # Not `.at[].set`, a scatter, which jaxlib 0.11.2 dies of in a program for several CPU devices.
+    whole = jax.lax.dynamic_update_slice(whole, below, (start, start))
+    whole = jax.lax.dynamic_update_slice(whole, below[stop - start :].T, (start, stop))
   return whole
 
 
