@@ -249,12 +249,18 @@ def _scheme(value: str) -> str:
 def _of_data(section: Config, data_dir: str) -> dict[str, contents.Content]:
   """Split -> content; the phase itself says of what is not there that it is not."""
   found = {}
-  for split in dict.fromkeys(section.get(name, '') for name in _SPLITS):
+  left = [section.get(name, '') for name in _SPLITS]
+  while left:
+    split = left.pop(0)
+    if not split or split in found:
+      continue
     try:
-      dataset = sources.open_dataset(section.data, split, data_dir) if split else None
-      found |= {split: dataset.content()} if dataset else {}
+      dataset = sources.open_dataset(section.data, split, data_dir)
+      found[split] = dataset.content()
     except (ValueError, OSError):
       continue
+    # A task takes those of these names without being told.
+    left += [name for name in dataset.intake.splits if name in _SPLITS] if dataset.intake else []
   return {split: content for split, content in found.items() if content}
 
 

@@ -110,6 +110,20 @@ _CHANGES = {
 }
 
 
+def test_a_split_that_a_task_takes_without_being_told_is_known_too(folder, workdir):
+  splits = folder.with_name('splits')
+  for split in ('train', 'valid', 'Testing'):
+    shutil.copytree(folder, splits / split)
+  config = _config(splits)
+  _begin(config, workdir)
+  assert _check(config, workdir) == ''
+  _draw(splits / 'valid' / 'red', ['new.png'], 7)
+  assert _check(config, workdir) == "tasks.mine.data: validation: 1 image of 'red' is new"
+  os.remove(splits / 'valid' / 'red' / 'new.png')
+  _edit(splits / 'Testing' / 'blue' / 'img1.png')
+  assert _check(config, workdir) == "tasks.mine.data: test: images of 'blue' are others"
+
+
 @pytest.mark.parametrize(('change', 'said'), _CHANGES.values(), ids=_CHANGES)
 def test_other_data_is_refused_naming_what_changed(folder, workdir, change, said):
   config = _config(folder)

@@ -40,7 +40,7 @@ def get_config():
   config.model.update(depth=14, width=0.03125, root='small', dtype='float32')
   config.image.update(size=16, resize=16)
   config.run.update(
-    log_every=4, checkpoint_every=8, evaluation_batch=16, tensorboard=False, embedding_cache=''
+    log_every='4 steps', checkpoint_every='8 steps', evaluation_batch=16, tensorboard=False, embedding_cache=''
   )
   small = {{'batch_size': 16, 'warmup': '10 %', 'crop': 'none', 'flip': False}}
   config.upstream.update(small, data='images:upstream', duration='12 steps', learning_rate=0.5)
