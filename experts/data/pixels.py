@@ -77,7 +77,7 @@ def check(data: bytes) -> headers.Header:
   Raises:
     ValueError: it is, or is none; the message is the reason.
   """
-  if pillow_heif is None and data[4:8] == b'ftyp' and data[8:12] not in (b'avif', b'avis'):
+  if pillow_heif is None and _is_heic(data):
     raise ValueError(f'is HEIC, which {NEEDS_HEIF}')
   header = headers.read(data)
   if header.width * header.height > MAX_PIXELS:
@@ -85,6 +85,11 @@ def check(data: bytes) -> headers.Header:
       f'has {header.width:,} × {header.height:,} pixels, more than {MAX_PIXELS:,}, and is refused for its size'
     )
   return header
+
+
+def _is_heic(data: bytes) -> bool:
+  brands = data[8 : int.from_bytes(data[:4], 'big')]
+  return data[4:8] == b'ftyp' and b'avif' not in brands and b'avis' not in brands
 
 
 def deep_samples(data: bytes) -> np.ndarray | None:

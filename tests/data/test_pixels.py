@@ -422,6 +422,9 @@ def test_heic_without_the_library_is_counted_and_named(tmp_path, monkeypatch):
   heic = struct.pack('>I4s4sI', 16, b'ftyp', b'heic', 0) + meta
   with pytest.raises(UndecodableImage, match=re.escape("needs pillow-heif: pip install '.[heic]'")):
     pixels.decode(heic, 'IMG_1.jpg', {})
+  avif = _encode(Image.fromarray(RGB), 'AVIF')
+  # Its first brand may be one of both formats.
+  assert pixels.decode(avif.replace(b'ftypavif', b'ftypmif1'), 'x', {}).shape == RGB.shape
 
 
 def test_heic_is_read_upright_and_on_white_where_the_library_is(tmp_path):
