@@ -20,7 +20,8 @@ _DEPENDENCIES = [
   'optax>=0.2.5,<0.4',
   'orbax-checkpoint>=0.11.30,<0.13',
   'pandas>=2.2,<4',
-  'pillow>=10,<14',
+  # 11.3 reads AVIF.
+  'pillow>=11.3,<14',
   'pyyaml>=6,<7',
   'scikit-learn>=1.5,<2',
   'scipy>=1.15,<2',

@@ -3,17 +3,19 @@
 Data sets of papers are decoded by `dataset.decode` instead, whose pixels are those that published models were measured on.
 """
 
-import io
 from collections.abc import Mapping
 
 import cv2
 import numpy as np
+from PIL import ExifTags, Image, ImageOps
 
 from experts.data import headers
 from experts.data.dataset import UndecodableImage
 
 try:
   import pillow_heif
+
+  pillow_heif.register_heif_opener()
 except ImportError:
   pillow_heif = None
 
@@ -59,25 +61,14 @@ def decode(data: bytes, where: str, ranges: Ranges) -> np.ndarray:
   """
   try:
     header = check(data)
-    if header.form == 'HEIC':
-      return _heif(data)
-    if not (header.alpha or header.deep):
-      return _turn(_imdecode(data, cv2.IMREAD_COLOR_RGB), header.turns, header.flip)
-    image, alpha = _separate(data, header)
-    name = image.dtype.name
-    if name != 'uint8':
-      known = (0, header.white) if header.white else ranges.get(name)
-      if not known:
-        raise ValueError(f'has {name} samples, but its suffix is of another format: correct it')
-      image = scale(image, *known)
+    white = headers.white(data)
+    if header.form in ('AVIF', 'HEIF') or (header.transparent and white == 255):
+      return _by_pillow(data)
+    if white == 255:
+      return _imdecode(data, cv2.IMREAD_COLOR_RGB)
+    return _deep(data, header, white, ranges)
   except ValueError as error:
     raise unreadable(where, str(error)) from error
-  if alpha is not None:
-    # libtiff weighs 8-bit colours by itself.
-    weighed = header.premultiplied or (header.form == 'TIFF' and not header.deep)
-    image = _on_white(image, alpha, weighed and image.ndim == 3)
-  image = cv2.cvtColor(image, cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB)
-  return _turn(_orient(image, header.orientation), header.turns, header.flip)
 
 
 def check(data: bytes) -> headers.Header:
@@ -86,10 +77,9 @@ def check(data: bytes) -> headers.Header:
   Raises:
     ValueError: it is, or is none; the message is the reason.
   """
+  if pillow_heif is None and _is_heic(data):
+    raise ValueError(f'is HEIC, which {NEEDS_HEIF}')
   header = headers.read(data)
-  # OpenCV takes half a minute to find that a chunk of a PNG is longer than the file.
-  if not header.complete:
-    raise ValueError(_DAMAGED.format(len(data)))
   if header.width * header.height > MAX_PIXELS:
     raise ValueError(
       f'has {header.width:,} × {header.height:,} pixels, more than {MAX_PIXELS:,}, and is refused for its size'
@@ -97,11 +87,15 @@ def check(data: bytes) -> headers.Header:
   return header
 
 
+def _is_heic(data: bytes) -> bool:
+  brands = data[8 : int.from_bytes(data[:4], 'big')]
+  return data[4:8] == b'ftyp' and b'avif' not in brands and b'avis' not in brands
+
+
 def deep_samples(data: bytes) -> np.ndarray | None:
   """The samples of an image as stored, [H, W] or [H, W, 3]; None if the file tells their range, or cannot be read."""
   try:
-    header = check(data)
-    image = _separate(data, header)[0] if header.deep and not header.white else None
+    image = None if headers.white(data) else _colours(_as_stored(data, check(data)))
   except ValueError:
     return None
   return None if image is None or image.dtype == np.uint8 else image
@@ -128,77 +122,71 @@ def _imdecode(data: bytes, flags: int) -> np.ndarray:
   return image
 
 
-def _separate(data: bytes, header: headers.Header) -> tuple[np.ndarray, np.ndarray | None]:
-  """The samples of an image as stored, grey or BGR, and its transparency as float32 [H, W] in [0, 1]."""
-  if header.grey_alpha and not header.deep:
-    return _grey_and_alpha(data)
-  image = _imdecode(data, cv2.IMREAD_UNCHANGED)
-  if header.clear >= 0 and image.ndim == 2:
-    return image, (image != header.clear).astype(np.float32)
-  if image.ndim == 2 or image.shape[-1] < 4:
-    return image if image.ndim == 2 or image.shape[-1] == 3 else image[..., 0], None
-  if not header.alpha:
-    return np.ascontiguousarray(image[..., :3]), None
-  opaque = header.white if image.dtype != np.uint8 else 0
-  opaque = opaque or (np.iinfo(image.dtype).max if image.dtype.kind in 'iu' else 1)
-  alpha = np.clip(image[..., 3].astype(np.float32) / opaque, 0, 1)
-  return np.ascontiguousarray(image[..., :3]), None if alpha.min() == 1 else alpha
+def _as_stored(data: bytes, header: headers.Header) -> np.ndarray:
+  """Deep samples, [H, W] grey, or [H, W, 3 or 4] BGR and transparency; turned upright but for a transparent PNG."""
+  # OpenCV turns a TIFF either way, and a PNG where it need not keep all samples.
+  keep = header.transparent or header.form == 'TIFF'
+  return _imdecode(
+    data, cv2.IMREAD_UNCHANGED if keep else cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH
+  )
 
 
-def _grey_and_alpha(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-  """Those of a grey TIFF or JPEG 2000, whose transparency OpenCV loses."""
-  from PIL import Image
+def _colours(image: np.ndarray) -> np.ndarray:
+  """Those [H, W] or [H, W, 3] of an image as stored, without its transparency or other channels."""
+  if image.ndim == 3 and image.shape[-1] < 3:
+    return image[..., 0]
+  return image if image.ndim == 2 else np.ascontiguousarray(image[..., :3])
 
+
+def _deep(data: bytes, header: headers.Header, white: int, ranges: Ranges) -> np.ndarray:
+  image = _as_stored(data, header)
+  colours, name = _colours(image), image.dtype.name
+  if name != 'uint8':
+    known = (0, white) if white else ranges.get(name)
+    if not known:
+      raise ValueError(f'has {name} samples, but its suffix is of another format: correct it')
+    colours = scale(colours, *known)
+  colours = cv2.cvtColor(colours, cv2.COLOR_GRAY2RGB if colours.ndim == 2 else cv2.COLOR_BGR2RGB)
+  if not header.transparent:
+    return colours
+  if image.shape[2:] != (4,):
+    raise ValueError('has transparency with grey samples of more than 8 bits, which is not read')
+  opaque = np.iinfo(name).max if image.dtype.kind in 'iu' else 1
+  alpha = np.clip(image[..., 3:].astype(np.float32) / opaque, 0, 1)
+  colours = colours * (np.float32(1) if header.premultiplied else alpha) + 255 * (1 - alpha)
+  colours = np.rint(np.clip(colours, 0, 255)).astype(np.uint8)
+  if header.form != 'PNG':
+    return colours
+  with headers.open_image(data) as stored:
+    return np.array(_upright(Image.fromarray(colours), stored))
+
+
+def _by_pillow(data: bytes) -> np.ndarray:
+  """8-bit samples upright and on white paper."""
   try:
-    with Image.open(io.BytesIO(data)) as image:
-      grey, alpha = np.asarray(image.convert('LA')).transpose(2, 0, 1)
+    with headers.open_image(data) as stored:
+      told = sum((right - left) * (low - top) for _, (left, top, right, low), *_ in stored.tile)
+      # Pillow leaves black what no strip or tile tells.
+      if stored.format == 'TIFF' and told < stored.width * stored.height:
+        raise ValueError('a part is missing')
+      return np.array(_upright(_on_white(stored), stored))
   except Exception as error:  # of a damaged file anything
     raise ValueError(_DAMAGED.format(len(data))) from error
-  return np.ascontiguousarray(grey), alpha.astype(np.float32) / 255
 
 
-def _on_white(image: np.ndarray, alpha: np.ndarray, premultiplied: bool) -> np.ndarray:
-  """uint8 [H, W(, 3)] as it looks on white paper."""
-  alpha = alpha if image.ndim == 2 else alpha[..., None]
-  weight = np.float32(1) if premultiplied else alpha
-  return np.rint(np.clip(image * weight + 255 * (1 - alpha), 0, 255)).astype(np.uint8)
+def _on_white(image: Image.Image) -> Image.Image:
+  image = image.convert('RGBA')
+  paper = Image.new('RGB', image.size, 'white')
+  paper.paste(image, mask=image)
+  return paper
 
 
-def _heif(data: bytes) -> np.ndarray:
-  if pillow_heif is None:
-    raise ValueError(f'is HEIC, which {NEEDS_HEIF}')
+def _upright(image: Image.Image, stored: Image.Image) -> Image.Image:
+  """An image turned as a file's EXIF data tell; where they are garbled, not at all, as OpenCV does it."""
   try:
-    image = np.asarray(pillow_heif.open_heif(io.BytesIO(data)))
-  except Exception as error:  # of a damaged file anything, such as an IndexError
-    raise ValueError(_DAMAGED.format(len(data))) from error
-  if image.dtype != np.uint8:
-    raise ValueError(_DAMAGED.format(len(data)))
-  image = np.repeat(image[..., None], 3, axis=-1) if image.ndim == 2 else image
-  if image.shape[-1] == 4:
-    image = _on_white(image[..., :3], image[..., 3].astype(np.float32) / 255, False)
-  return np.ascontiguousarray(image)
-
-
-# EXIF's orientations: (quarters to turn against the clock, the axis to mirror along afterwards).
-_ORIENTATIONS = {
-  1: (0, -1),
-  2: (0, 1),
-  3: (2, -1),
-  4: (0, 0),
-  5: (3, 1),
-  6: (3, -1),
-  7: (1, 1),
-  8: (1, -1),
-}
-
-
-def _orient(image: np.ndarray, orientation: int) -> np.ndarray:
-  return _turn(image, *_ORIENTATIONS[orientation])
-
-
-def _turn(image: np.ndarray, quarters: int, flip: int) -> np.ndarray:
-  """Turns against the clock, then mirrors: along the rows (0), the columns (1) or not (-1)."""
-  if not quarters and flip < 0:
+    value = stored.getexif().get(ExifTags.Base.Orientation, 1)
+  except Exception:  # of a damaged file anything
     return image
-  image = np.rot90(image, quarters)
-  return np.ascontiguousarray(image if flip < 0 else np.flip(image, flip))
+  image.getexif()[ExifTags.Base.Orientation] = value
+  ImageOps.exif_transpose(image, in_place=True)
+  return image

@@ -84,10 +84,9 @@ def _find(candidates: _Files) -> pixels.Ranges:
 
 def _is_deep(file: File) -> bool:
   try:
-    header = headers.read(file.read(_HEADS[os.path.splitext(file.name)[1].lower()]))
+    return not headers.white(file.read(_HEADS[os.path.splitext(file.name)[1].lower()]))
   except (OSError, ValueError):
     return False
-  return header.deep and not header.white
 
 
 def _extremes(file: File) -> tuple[str, float, float] | None:

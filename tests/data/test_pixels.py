@@ -76,9 +76,7 @@ def test_orientation_in_either_byte_order_and_past_the_pixels():
   plain = _encode(Image.fromarray(RGB), 'PNG')
   for order, mark in (('<', b'II'), ('>', b'MM')):
     exif = mark + struct.pack(f'{order}HIHHHIHHI', 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
-    chunk = (
-      struct.pack('>I', len(exif)) + b'eXIf' + exif + struct.pack('>I', zlib.crc32(b'eXIf' + exif))
-    )
+    chunk = _chunk(b'eXIf', exif)
     rgba = _encode(Image.fromarray(RGB).convert('RGBA'), 'PNG')
     for data in (plain, rgba):
       turned = pixels.decode(data[:-12] + chunk + data[-12:], 'x', {})
@@ -215,9 +213,87 @@ def test_deep_samples_with_transparency_and_beside_8_bit_images(tmp_path):
   assert data.image(1).tolist() == [[[4, 2, 1], [4, 2, 1]]]
 
 
+def _chunk(kind: bytes, data: bytes) -> bytes:
+  return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+
+
+def _deep_tiff(samples: list[int], extra: int) -> bytes:
+  """One pixel of 16-bit red, green, blue and transparency; `extra`: 1 if colours are weighed by it, 2 if not."""
+  entries = (
+    (256, 1),
+    (257, 1),
+    (259, 1),
+    (262, 2),
+    (273, 8),
+    (277, 4),
+    (278, 1),
+    (279, 8),
+    (338, extra),
+  )
+  entries = [struct.pack('<HHIHH', tag, 3, 1, value, 0) for tag, value in entries]
+  entries.insert(2, struct.pack('<HHII', 258, 3, 4, 16))
+  directory = struct.pack('<H', len(entries)) + b''.join(entries) + bytes(4)
+  return struct.pack('<2sHI4H4H', b'II', 42, 24, *samples, *[16] * 4) + directory
+
+
+def test_deep_colours_weighed_by_their_transparency():
+  ranges = {'uint16': (0, 65535)}
+  half = 32768
+  seen = [
+    pixels.decode(_deep_tiff([half, 0, half // 2, half], extra), 'x', ranges) for extra in (1, 2)
+  ]
+  # Half white paper, and the colours as they are, or half of them.
+  assert np.abs(seen[0].astype(int) - [[[255, 127, 191]]]).max() <= 1
+  assert np.abs(seen[1].astype(int) - [[[191, 127, 159]]]).max() <= 1
+
+
+@pytest.mark.parametrize('transparent', [True, False])
+def test_a_deep_png_is_turned_as_well(transparent):
+  exif = struct.pack('>2sHIHHHIHHI', b'MM', 42, 8, 1, 0x0112, 3, 1, 6, 0, 0)
+  image = np.uint16(RGB[..., ::-1]) * 257
+  if transparent:
+    image = np.dstack([image, np.full(image.shape[:2], 65535, np.uint16)])
+  data = cv2.imencode('.png', image)[1].tobytes()
+  turned = pixels.decode(data[:33] + _chunk(b'eXIf', exif) + data[33:], 'x', {'uint16': (0, 65535)})
+  np.testing.assert_array_equal(turned, np.rot90(RGB, -1))
+
+
+def test_transparency_that_is_not_read_is_refused():
+  data = cv2.imencode('.png', np.uint16([[300, 4000]]))[1].tobytes()
+  data = data[:33] + _chunk(b'tRNS', struct.pack('>H', 300)) + data[33:]
+  with pytest.raises(
+    UndecodableImage, match='has transparency with grey samples of more than 8 bits'
+  ):
+    pixels.decode(data, 'x', {'uint16': (0, 4095)})
+
+
+def test_what_libjpeg_passes_over_is_passed_over():
+  data = _encode(Image.fromarray(RGB), 'JPEG')
+  at = data.index(b'\xff\xdb')
+  junk = data[:at] + b'junk\xff\xff' + data[at:]
+  np.testing.assert_array_equal(pixels.decode(junk, 'x', {}), pixels.decode(data, 'x', {}))
+
+
+def test_which_jpeg_2000_is_scaled_by_its_data_set(tmp_path):
+  values = np.arange(64 * 64, dtype=np.uint16).reshape(64, 64)
+  for name, image in (('a/1.jp2', values), ('b/1.jp2', values // 2)):
+    _deep(tmp_path, name, image)
+  data = open_dataset(f'images:{tmp_path}', 'train')
+  assert data.ranges == {'uint16': (0, 4095)}
+  assert data.image(0)[..., 0].ravel().tolist() == np.rint(values.ravel() / 4095 * 255).tolist()
+
+
 def test_a_range_that_the_header_tells_is_taken_from_it():
   data = b'P5\n# of a microscope\n3 1\n4095\n' + np.array([0, 1000, 4095], '>u2').tobytes()
   assert pixels.decode(data, 'x', {})[0, :, 0].tolist() == [0, 62, 255]
+
+
+def test_a_portable_image_of_floats_is_scaled_by_its_data_set(tmp_path):
+  for name, values in (('a/1.pnm', [0, 0.25, 1]), ('b/1.pnm', [0.5, 0, 0])):
+    (tmp_path / name).parent.mkdir()
+    (tmp_path / name).write_bytes(b'Pf\n3 1\n-1.0\n' + np.array(values, '<f4').tobytes())
+  data = open_dataset(f'images:{tmp_path}', 'train')
+  assert data.image(0)[0, :, 0].tolist() == [0, 64, 255]
 
 
 def test_the_range_belongs_to_what_tells_images_from_others(tmp_path):
@@ -242,13 +318,10 @@ def test_a_deep_image_behind_another_formats_suffix_is_named(tmp_path):
 def _huge(side: int) -> bytes:
   """A whole PNG of a few bytes, whose pixels are many."""
 
-  def chunk(kind, data):
-    return struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-
   packed, row = zlib.compressobj(9), bytes(side // 8 + 1)
   data = b''.join(packed.compress(row) for _ in range(side)) + packed.flush()
   head = struct.pack('>IIBBBBB', side, side, 1, 0, 0, 0, 0)
-  return b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', head) + chunk(b'IDAT', data) + chunk(b'IEND', b'')
+  return b'\x89PNG\r\n\x1a\n' + _chunk(b'IHDR', head) + _chunk(b'IDAT', data) + _chunk(b'IEND', b'')
 
 
 def test_a_huge_image_is_refused_for_its_size_before_it_is_decoded():
@@ -278,14 +351,34 @@ def test_the_size_is_read_from_the_header_of_every_format(form):
     pixels.MAX_PIXELS = limit
 
 
-@pytest.mark.parametrize('form', OPTIONS)
-def test_an_image_that_is_cut_anywhere_is_refused(form):
-  noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 20, 3)).astype(np.uint8))
-  whole = _encode(noise, form, **OPTIONS[form])
+@pytest.mark.parametrize(
+  ('form', 'channels'), [*((form, 3) for form in OPTIONS), *((form, 4) for form in _ALPHA)]
+)
+def test_an_image_that_is_cut_anywhere_is_refused(form, channels):
+  noise = np.random.default_rng(0).integers(0, 256, (24, 20, channels)).astype(np.uint8)
+  whole = _encode(Image.fromarray(noise), form, **OPTIONS[form])
   assert pixels.decode(whole, 'x', {}).shape == (24, 20, 3)
   for end in sorted({*range(0, len(whole) - 16, max(1, len(whole) // 40))}):
     with pytest.raises(UndecodableImage, match='x: cannot be decoded: it is'):
       pixels.decode(whole[:end], 'x', {})
+
+
+def test_a_tiff_whose_rows_are_missing_is_refused():
+  data = _encode(Image.fromarray(RGB).convert('RGBA'), 'TIFF')
+  height = struct.pack('<HHII', 257, 4, 1, 48)
+  assert height in data
+  with pytest.raises(UndecodableImage, match='is cut off'):
+    pixels.decode(data.replace(height, struct.pack('<HHII', 257, 4, 1, 96)), 'x', {})
+
+
+@pytest.mark.parametrize('exif', [b'', b'II', b'no EXIF data', b'MM\0*\xff\xff\xff\xff'])
+@pytest.mark.parametrize('depth', [np.uint8, np.uint16])
+@pytest.mark.parametrize('channels', [3, 4])
+def test_garbled_exif_data_turn_nothing(exif, depth, channels):
+  image = np.full((2, 3, channels), np.iinfo(depth).max, depth)
+  data = cv2.imencode('.png', image)[1].tobytes()
+  data = data[:33] + _chunk(b'eXIf', exif) + data[33:]
+  assert pixels.decode(data, 'x', {'uint16': (0, 65535)}).tolist() == [[[255] * 3] * 3] * 2
 
 
 @pytest.mark.parametrize(
@@ -297,7 +390,9 @@ def test_an_image_that_is_cut_anywhere_is_refused(form):
     (b'\0' * 100, 'it is no image of a known format'),
     (b'\xff\xd8\xff\xe0', 'it is cut off or garbled'),
     (b'II+\0\x08\0\0\0' + b'\xff' * 8, 'it is cut off or garbled'),
-    (b'\0\0\0\x18ftypheic' + bytes(200), 'it is cut off or garbled'),
+    (b'\0\0\0\x18ftypavif' + bytes(200), 'it is cut off or garbled'),
+    # Without the library, nothing more is known.
+    (b'\0\0\0\x18ftypheic' + bytes(200), 'it is (cut off or garbled|HEIC, which needs)'),
   ],
 )
 def test_what_is_no_image_is_told_why(data, reason):
@@ -327,6 +422,9 @@ def test_heic_without_the_library_is_counted_and_named(tmp_path, monkeypatch):
   heic = struct.pack('>I4s4sI', 16, b'ftyp', b'heic', 0) + meta
   with pytest.raises(UndecodableImage, match=re.escape("needs pillow-heif: pip install '.[heic]'")):
     pixels.decode(heic, 'IMG_1.jpg', {})
+  avif = _encode(Image.fromarray(RGB), 'AVIF')
+  # Its first brand may be one of both formats.
+  assert pixels.decode(avif.replace(b'ftypavif', b'ftypmif1'), 'x', {}).shape == RGB.shape
 
 
 def test_heic_is_read_upright_and_on_white_where_the_library_is(tmp_path):
@@ -359,7 +457,7 @@ def test_a_part_that_claims_to_be_longer_than_the_file_costs_nothing(kind):
   data = whole[:33] + struct.pack('>I', 2**32 - 1) + kind + whole[41:]
   tracemalloc.start()
   try:
-    with pytest.raises(UndecodableImage, match='cut off, garbled'):
+    with pytest.raises(UndecodableImage, match='is cut off or garbled'):
       pixels.decode(data, 'x', {})
     assert tracemalloc.get_traced_memory()[1] < 2**20
   finally:
