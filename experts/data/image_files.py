@@ -159,11 +159,15 @@ def _arrange(listing: Listing, where: str) -> layouts.Arrangement:
   tree = layouts.tree(listing)
   root = layouts.enter(tree, usable)
   folders = tables.places(listing, known, root)
+  notes = tables.notes(known, folders)
   if folders:
     found = tables.arrange(listing, known, root, folders)
   else:
-    found = layouts.arrange(tree, root, where)
-  notes = tables.notes(known, folders)
+    try:
+      found = layouts.arrange(tree, root, where)
+    except ValueError as error:
+      # Perhaps it is the table that is wrong.
+      raise ValueError('; '.join([str(error), *notes])) from error
   if root:
     notes.insert(0, f'{printable("/".join(root))}/ is entered: all images lie in it')
   found.notes[:0] = notes

@@ -51,6 +51,8 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
   known = ('images', 'tfds', 'vtab', 'natural6', 'glyphs')
   near = difflib.get_close_matches(scheme, known, 1)
   hint = f' (did you mean {near[0]}:?)' if near else ''
+  if os.path.exists(os.path.join(data_dir, os.path.expanduser(spec))):
+    hint = f' (did you mean images:{spec}?)'
   raise ValueError(
     f'{spec!r}: unknown kind of data set {scheme!r}{hint};'
     ' known are images:PATH, tfds:NAME, vtab:TASK, natural6:TASK, glyphs:SET'
