@@ -300,6 +300,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_a_killed_one_is_not_in_the_way
     (('main.py', '--config=configs/quikstart.py', '--workdir=x'), '--config=configs/quikstart.py: no such file; did you mean configs/quickstart.py?'),
     (('-m', 'experts.selection.pool', 'list', '--pool=nowhere.json'), 'no pool at nowhere.json'),
     (('-m', 'experts.data.doctor', '--tasks=vtab:cifr'), "no task 'vtab:cifr'"),
+    (('-m', 'experts.data.check', 'images:nowhere'), "task 'mine': nowhere: no such folder or archive of images"),
     (('-m', 'experts.data.imagenet21k', '--archive=nowhere', '--out=x'), 'nowhere: no such archive or folder'),
     (('-m', 'launch.local_pod', '--processes=0'), '--processes=0: at least 1'),
     (('-m', 'launch.cluster', 'gke', 'x', '--accelerator=v3-32', '--bucket=b'), '--workdir= is not in the bucket'),
@@ -322,6 +323,7 @@ def test_every_command_says_what_is_wrong_in_a_line(command, said):
   [
     ('experts.selection.pool', 'tabulate.tabulate', ('list', '--pool={pool}')),
     ('experts.data.doctor', 'tabulate.tabulate', ('--tasks=vtab:cifar100',)),
+    ('experts.data.check', 'experts.data.splits.load', ('images:nowhere',)),
     ('launch.local_pod', 'launch.commands.split', ()),
   ],
 )

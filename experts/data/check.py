@@ -9,13 +9,13 @@ set that is prepared (tfds:NAME, vtab:TASK, natural6:TASK).
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ml_collections
 import numpy as np
 
+from experts import entry
 from experts.data import look, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
 
@@ -211,7 +211,7 @@ def _with_memory(task: splits.Task, room: look.Room) -> splits.Task:
   return dataclasses.replace(task, train=train, test=test)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(argv: Sequence[str] | None = None) -> None:
   parser = argparse.ArgumentParser(
     prog='python -m experts.data.check',
     description=__doc__.partition('\n\n')[2].partition('\n\n')[2],
@@ -229,16 +229,12 @@ def main(argv: Sequence[str] | None = None) -> int:
   spec |= {name: getattr(given, name) for name in ('data', 'train', 'validation', 'test')}
   if not spec['test'] and not given.data.startswith('images:'):
     spec['test'] = 'test'
-  try:
-    (task,) = open_tasks(
-      {'mine': ml_collections.ConfigDict(spec)}, given.data_dir, 0, given.undecodable
-    )
-  except (ValueError, OSError) as error:
-    print(f'error: {error}', file=sys.stderr)
-    return 1
+  (task,) = open_tasks(
+    {'mine': ml_collections.ConfigDict(spec)}, given.data_dir, 0, given.undecodable
+  )
   print('\n'.join([*describe(task, given.data), *(f'warning: {one}' for one in warnings(task))]))
-  return 0
 
 
 if __name__ == '__main__':
-  sys.exit(main())
+  with entry.guard():
+    main()
