@@ -1,10 +1,11 @@
 """What each phase of a workdir was made with: its part of the config, and the content of what it read."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,7 +45,6 @@ _READS = {
 }
 # What is read of a folder that is no data set.
 _RESULTS = ('.csv', '.json', '.npz')
-_SPLITS = ('train', 'validation', 'test')
 # So many classes are named in a message.
 _NAMED = 5
 
@@ -183,11 +183,11 @@ class Records:
     """The fields of a section that name data, each with what looks at it."""
     config = self._config
     if section == 'upstream':
-      yield 'upstream.data', functools.partial(_of_data, config.upstream, config.data_dir)
+      yield 'upstream.data', functools.partial(_of_upstream, config.upstream, config.data_dir)
       yield 'upstream.init_from', functools.partial(_of_file, config.upstream.init_from)
     elif section == 'tasks':
       for name, task in config.tasks.items():
-        yield f'tasks.{name}.data', functools.partial(_of_data, task, config.data_dir)
+        yield f'tasks.{name}.data', functools.partial(_of_task, name, task, config.data_dir)
     elif section == 'images':
       yield section, functools.partial(_of_images, config.images)
     elif section == 'pool':
@@ -246,22 +246,32 @@ def _scheme(value: str) -> str:
   return value.partition(':')[0] if value.startswith('images:') else ''
 
 
-def _of_data(section: Config, data_dir: str) -> dict[str, contents.Content]:
+def _of_upstream(section: Config, data_dir: str) -> dict[str, contents.Content]:
+  return _of_splits(section.data, (section.train, section.test), data_dir)
+
+
+def _of_task(name: str, section: Config, data_dir: str) -> dict[str, contents.Content]:
+  # Imported where used: scikit-learn, which draws splits, takes seconds that a run without tasks need not pay.
+  from experts.data import splits
+
+  try:
+    train = sources.open_dataset(section.data, section.train, data_dir)
+    others = splits.other_splits(name, section, train)
+    content = train.content()
+  except (ValueError, OSError):
+    return {}
+  found = {section.train: content} if content else {}
+  return found | _of_splits(section.data, others, data_dir)
+
+
+def _of_splits(data: str, names: Iterable[str], data_dir: str) -> dict[str, contents.Content]:
   """Split -> content; the phase itself says of what is not there that it is not."""
   found = {}
-  left = [section.get(name, '') for name in _SPLITS]
-  while left:
-    split = left.pop(0)
-    if not split or split in found:
-      continue
-    try:
-      dataset = sources.open_dataset(section.data, split, data_dir)
-      found[split] = dataset.content()
-    except (ValueError, OSError):
-      continue
-    # A task takes those of these names without being told.
-    left += [name for name in dataset.intake.splits if name in _SPLITS] if dataset.intake else []
-  return {split: content for split, content in found.items() if content}
+  for split in filter(None, names):
+    with contextlib.suppress(ValueError, OSError):
+      if content := sources.open_dataset(data, split, data_dir).content():
+        found[split] = content
+  return found
 
 
 def _of_file(path: str) -> dict[str, contents.Content]:

@@ -98,7 +98,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
       the task.
   """
   train = sources.open_dataset(spec.data, spec.train, data_dir)
-  validation, test = _other_splits(name, spec, train)
+  validation, test = other_splits(name, spec, train)
   held_out = 0 if test else spec.test_images or len(train) // 5
   official = _official_validation(spec, data_dir)
   in_order = spec.data.startswith('vtab:') or official > 0
@@ -148,6 +148,34 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
     drawn,
     every_class=not in_order,
   )
+
+
+def other_splits(name: str, spec: Any, train: Dataset) -> tuple[str, str]:
+  """The names of the splits that validate and test; empty for those that are held out of the training split.
+
+  Args:
+    name: key of the task in the config.
+    spec: the config's fields of a task.
+    train: the opened training split.
+
+  Raises:
+    ValueError: one split would validate and test.
+  """
+  found = dict.fromkeys(('validation', 'test'), '')
+  # Those of a published set are not for the project to choose from.
+  known = set(train.intake.splits if train.intake and spec.data.startswith('images:') else ())
+  for part in found:
+    wanted = spec[part]
+    others = {spec.train, *(spec[other] for other in found if other != part)}
+    if not wanted and part in known - others:
+      wanted = part
+    found[part] = '' if wanted == spec.train else wanted
+  if found['test'] and found['test'] == found['validation']:
+    raise ValueError(
+      f'config.tasks.{name}: validation and test are both {found["test"]!r}: an accuracy on images that were chosen by says '
+      f'nothing; config.tasks.{name}.validation={spec.train} holds some out of {spec.train!r}'
+    )
+  return found['validation'], found['test']
 
 
 def settle(
@@ -204,25 +232,6 @@ def some(names: Iterable[str], most: int = 5) -> str:
   names = list(names)
   more = f' and {len(names) - most} more' if len(names) > most else ''
   return ', '.join(names[:most]) + more
-
-
-def _other_splits(name: str, spec: Any, train: Dataset) -> tuple[str, str]:
-  """The names of the splits that validate and test; empty for those that are held out of the training split."""
-  found = dict.fromkeys(('validation', 'test'), '')
-  # Those of a published set are not for the project to choose from.
-  known = set(train.intake.splits if train.intake and spec.data.startswith('images:') else ())
-  for part in found:
-    wanted = spec[part]
-    others = {spec.train, *(spec[other] for other in found if other != part)}
-    if not wanted and part in known - others:
-      wanted = part
-    found[part] = '' if wanted == spec.train else wanted
-  if found['test'] and found['test'] == found['validation']:
-    raise ValueError(
-      f'config.tasks.{name}: validation and test are both {found["test"]!r}: an accuracy on images that were chosen by says '
-      f'nothing; config.tasks.{name}.validation={spec.train} holds some out of {spec.train!r}'
-    )
-  return found['validation'], found['test']
 
 
 def _official_validation(spec: Any, data_dir: str) -> int:
