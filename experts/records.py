@@ -254,6 +254,8 @@ def _of_task(name: str, section: Config, data_dir: str) -> dict[str, contents.Co
   # Imported where used: scikit-learn, which draws splits, takes seconds that a run without tasks need not pay.
   from experts.data import splits
 
+  if sources.is_drawn(section.data):
+    return {}
   try:
     train = sources.open_dataset(section.data, section.train, data_dir)
     others = splits.other_splits(name, section, train)
@@ -267,7 +269,7 @@ def _of_task(name: str, section: Config, data_dir: str) -> dict[str, contents.Co
 def _of_splits(data: str, names: Iterable[str], data_dir: str) -> dict[str, contents.Content]:
   """Split -> content; the phase itself says of what is not there that it is not."""
   found = {}
-  for split in filter(None, names):
+  for split in filter(None, () if sources.is_drawn(data) else names):
     with contextlib.suppress(ValueError, OSError):
       if content := sources.open_dataset(data, split, data_dir).content():
         found[split] = content

@@ -386,6 +386,17 @@ def test_what_a_run_reads_is_looked_at_once(folder, workdir, monkeypatch):
   assert len(read) == 1
 
 
+def test_what_the_program_draws_is_not_drawn_to_be_compared(workdir, monkeypatch):
+  monkeypatch.setattr(records.sources, 'open_dataset', lambda *args: pytest.fail(f'{args}'))
+  config = _config('unused', phases=('upstream', 'select'))
+  config.upstream.data = 'glyphs:upstream'
+  config.tasks.mine.data = 'glyphs:digits'
+  made = records.Records(config, str(workdir))
+  made.check()
+  made.begin('select')
+  assert made.read('select')['content'] == {}
+
+
 def test_other_results_to_report_are_refused(tmp_path, workdir):
   config = common.get_config()
   config.phases = ('report',)

@@ -5,7 +5,15 @@ import os
 
 from experts.data.dataset import Dataset, UndecodableImage, check_task, decode, from_arrays
 
-__all__ = ['Dataset', 'UndecodableImage', 'check_task', 'decode', 'from_arrays', 'open_dataset']
+__all__ = [
+  'Dataset',
+  'UndecodableImage',
+  'check_task',
+  'decode',
+  'from_arrays',
+  'is_drawn',
+  'open_dataset',
+]
 
 
 def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
@@ -55,3 +63,8 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
     f'{spec!r}: unknown kind of data set {scheme!r}{hint};'
     ' known are images:PATH, tfds:NAME, vtab:TASK, natural6:TASK, glyphs:SET'
   )
+
+
+def is_drawn(spec: str) -> bool:
+  """Whether images are drawn by the program itself, which takes a while, and can be no others the next time."""
+  return spec.startswith('glyphs:')
