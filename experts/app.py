@@ -19,6 +19,7 @@ from experts import config as configs
 from experts import entry, lock, memory
 from experts.records import Records, differences
 from experts.training import hosts
+from experts.training import mesh as meshes
 from experts.training.board import Board
 
 
@@ -165,7 +166,7 @@ def _run_phase(config, workdir, phase, board, records):
   module = importlib.import_module(f'experts.phases.{phase}')
   before = _files(workdir)
   try:
-    with memory.explained(config, phase):
+    with memory.explained(config, phase, lambda: _needs(config, phase)):
       module.run(config, workdir, board)
   except (ValueError, OSError, MemoryError):
     # A mistyped path, say: as long as nothing was made, the mended config is no other one.
@@ -179,6 +180,19 @@ def _run_phase(config, workdir, phase, board, records):
   if hosts.first():
     records.finish(phase, seconds)
   logging.info('%s: finished in %.0f s', phase, seconds)
+
+
+def _needs(config, phase) -> memory.Needs:
+  """The fields that the memory of a phase grows with, those of training first."""
+  # All phases, which most runs need not load.
+  from experts.phases import programs
+
+  alone = config.copy_and_resolve_references()
+  alone.phases = (phase,)
+  limit = meshes.memory_limit(jax.local_devices()[0])
+  found = programs.programs(alone, jax.devices(), limit)
+  needs = {one.batch_field: one.need for one in found if one.need}
+  return needs | {one.batch_field: None for one in found if one.batch_field not in needs}
 
 
 def _state(records, phase) -> str:

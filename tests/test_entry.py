@@ -18,8 +18,8 @@ import pandas as pd
 import pytest
 
 from configs import common
+from experts import app, entry, lock, memory
 from experts import config as configs
-from experts import entry, lock, memory
 from experts.models import weights
 from experts.phases import members
 from experts.reporting import files
@@ -203,7 +203,7 @@ def config():
 
 def test_a_device_without_memory_names_what_to_lower(config, capsys):
   def fault():
-    with memory.explained(config, 'upstream'):
+    with memory.explained(config, 'upstream', lambda: app._needs(config, 'upstream')):
       # 256 TiB, which XLA itself refuses.
       jnp.zeros((2**46,), jnp.float32).block_until_ready()
 
@@ -221,9 +221,10 @@ def test_a_device_without_memory_names_what_to_lower(config, capsys):
 def test_the_batch_that_would_fit_is_the_plans(config, monkeypatch):
   # So little that the plan finds room for some images only.
   monkeypatch.setattr(meshes, 'memory_limit', lambda device: 3 * 2**30)
-  text = memory._advice(config, 'upstream')
+  needs = app._needs(config, 'upstream')
+  text = memory._advice(config, 'upstream', needs)
   number = int(text.partition('config.upstream.batch_size=')[2].partition(' ')[0])
-  need = memory._needs(config, 'upstream')['upstream.batch_size']
+  need = needs['upstream.batch_size']
   devices = jax.device_count()
 
   def fits(batch):
@@ -235,9 +236,19 @@ def test_the_batch_that_would_fit_is_the_plans(config, monkeypatch):
   assert not fits(number + devices)
 
 
+@pytest.mark.parametrize('kinds', [('adapter',), ('full',), ('full', 'adapter')])
+def test_only_what_the_phase_trains_is_to_be_lowered(config, kinds):
+  config.experts.update(kinds=kinds, count=2)
+  needs = app._needs(config, 'experts')
+  assert list(needs) == [*(f'experts.{kind}.batch_size' for kind in kinds), 'run.evaluation_batch']
+  text = memory._advice(config, 'experts', needs)
+  for kind in ('full', 'adapter'):
+    assert (f'config.experts.{kind}.batch_size=' in text) == (kind in kinds)
+
+
 def test_a_machine_without_memory_names_what_to_lower(config, capsys):
   def fault():
-    with memory.explained(config, 'select'):
+    with memory.explained(config, 'select', lambda: app._needs(config, 'select')):
       np.zeros((2**50,), np.float64)
 
   (line,) = _report(fault, capsys)
