@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -32,6 +33,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       getattr(flags.FLAGS.config, 'phases', ())
     return left
   except Exception as error:  # A config is a program, and may raise anything.
+    if entry.debug():
+      traceback.print_exception(error)
     print(f'error: {_explain(argv, error)}', file=sys.stderr)
     sys.exit(1)
 
@@ -269,4 +272,17 @@ def _explain(argv, error):
   if 'Traceback' in said:
     # Of a config file, which config_flags quotes whole: the last line says what is wrong.
     said = f'{said.partition("Error whilst")[0]}{said.strip().splitlines()[-1]}'
-  return ' '.join(said.split()) or type(error).__name__
+  said = ' '.join(said.split()) or type(error).__name__
+  place = '' if entry.is_mendable(error) else _place(argv, error)
+  return f'{place}: {type(error).__name__}: {said}' if place else said
+
+
+def _place(argv, error) -> str:
+  """File and line of a config that raised; empty where something else did."""
+  files = {os.path.realpath((arg.partition('=')[2] or arg).partition(':')[0]) for arg in argv[1:]}
+  steps = [
+    step
+    for step in traceback.extract_tb(error.__traceback__)
+    if os.path.realpath(step.filename) in files
+  ]
+  return f'{steps[-1].filename}:{steps[-1].lineno}' if steps else ''

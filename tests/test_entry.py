@@ -256,6 +256,19 @@ def test_a_machine_without_memory_names_what_to_lower(config, capsys):
   assert 'lower config.run.evaluation_batch=32 (now 64), which would fit by estimate' in line
 
 
+def test_a_config_that_raises_is_named_with_its_line(tmp_path):
+  config = tmp_path / 'config.py'
+  config.write_text("def get_config():\n  empty = {}\n  return empty['a']\n")
+  command = ('main.py', f'--config={config}', f'--workdir={tmp_path}/run')
+  done = _start(*command)
+  assert (done.returncode, done.stdout) == (1, '')
+  assert done.stderr == f"error: {config}:3: KeyError: 'a'\n"
+  done = _start(*command, '--debug')
+  assert done.returncode == 1
+  assert done.stderr.startswith('Traceback (most recent call last)')
+  assert done.stderr.endswith(f"error: {config}:3: KeyError: 'a'\n")
+
+
 def test_ctrl_c_ends_quietly(tmp_path):
   done = _run(tmp_path, 'raise KeyboardInterrupt')
   assert (done.returncode, done.stdout, done.stderr) == (130, '', '')
