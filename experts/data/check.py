@@ -15,7 +15,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experts import entry
+from experts import entry, machine
 from experts.data import look, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
 
@@ -62,7 +62,7 @@ def open_tasks(
       missing.append(f'task {name!r}: {error}')
   if missing:
     raise FileNotFoundError('\n'.join(missing))
-  room = look.Room(int(look.SHARE * look.free_memory()))
+  room = look.Room(int(look.SHARE * machine.free_memory()))
   loaded = [_with_memory(task, room) for task in loaded]
   looked = [
     task

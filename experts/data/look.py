@@ -183,26 +183,6 @@ def copies(prints: Iterable[tuple]) -> np.ndarray:
   return np.array([numbers[own] for own in prints], np.int64)
 
 
-def free_memory() -> int:
-  """Bytes that are free on the machine, or all that the container may take that this runs in, if that is less."""
-  free = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
-  try:
-    with open('/proc/meminfo', encoding='ascii') as file:
-      free += [1024 * int(line.split()[1]) for line in file if line.startswith('MemAvailable:')]
-  except OSError:  # not Linux
-    pass
-  for path in _LIMITS:
-    try:
-      with open(path, encoding='ascii') as file:
-        free.append(int(file.read()))
-    except (OSError, ValueError):  # no container, or one without a limit
-      continue
-  return min(free)
-
-
-_LIMITS = ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes')
-
-
 def _print(image: np.ndarray) -> tuple:
   # Of a few pixels: a sum over all of a photo takes up to a third as long as decoding it.
   few = cv2.resize(image, (32, 32), interpolation=cv2.INTER_NEAREST)
