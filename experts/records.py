@@ -131,20 +131,20 @@ class Records:
     if name not in self._paths():
       return False
     old, new = (str(configs.leaves(part).get(name, '')) for part in (before, now))
-    if not (old and new) or _scheme(old) != _scheme(new):
+    if not (old and new) or (sources.own(old) is None) != (sources.own(new) is None):
       return False
     return compared or self._real(old) == self._real(new)
 
   def _paths(self) -> set[str]:
     data = {'upstream.data', *(f'tasks.{name}.data' for name in self._config.get('tasks', {}))}
     fields = configs.leaves(self._config.to_dict())
-    lying = {name for name in data if str(fields.get(name, '')).startswith('images:')}
+    lying = {name for name in data if sources.own(str(fields.get(name, ''))) is not None}
     single = {'pool', 'upstream.init_from', 'results', 'paper', 'images'}
     return lying | single | ({'model'} if 'model' in fields else set())
 
   def _real(self, value: str) -> str:
-    path = value.removeprefix('images:')
-    start = self._config.get('data_dir', '') if path != value else ''
+    own = sources.own(value)
+    start, path = ('', value) if own is None else (self._config.get('data_dir', ''), own)
     return os.path.realpath(os.path.join(os.path.expanduser(start), os.path.expanduser(path)))
 
   def _refuse_other_content(self):
@@ -240,10 +240,6 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     elif then != digest:
       words.append(f'images{of} are others' if of else 'its content is another')
   return words
-
-
-def _scheme(value: str) -> str:
-  return value.partition(':')[0] if value.startswith('images:') else ''
 
 
 def _of_upstream(section: Config, data_dir: str) -> dict[str, contents.Content]:

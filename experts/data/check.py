@@ -16,7 +16,7 @@ import ml_collections
 import numpy as np
 
 from experts import entry, machine
-from experts.data import look, splits
+from experts.data import look, sources, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
@@ -68,7 +68,7 @@ def open_tasks(
     task
     for task in loaded
     if not task.train.in_memory
-    and (undecodable == 'skip' or specs[task.name].data.startswith('images:'))
+    and (undecodable == 'skip' or not task.train.published)
   ]
   tick = begin(sum(len(task.part(part)[1]) for task in looked for part in splits.PARTS))
   seen = {
@@ -227,7 +227,7 @@ def main(argv: Sequence[str] | None = None) -> None:
   # As configs/my_images.py has them.
   spec = {'train_images': 0, 'validation_images': 0, 'test_images': 0, 'metric': 'accuracy'}
   spec |= {name: getattr(given, name) for name in ('data', 'train', 'validation', 'test')}
-  if not spec['test'] and not given.data.startswith('images:'):
+  if not spec['test'] and sources.own(given.data) is None:
     spec['test'] = 'test'
   (task,) = open_tasks(
     {'mine': ml_collections.ConfigDict(spec)}, given.data_dir, 0, given.undecodable

@@ -163,7 +163,7 @@ def other_splits(name: str, spec: Any, train: Dataset) -> tuple[str, str]:
   """
   found = dict.fromkeys(('validation', 'test'), '')
   # Those of a published set are not for the project to choose from.
-  known = set(train.intake.splits if train.intake and spec.data.startswith('images:') else ())
+  known = set(train.intake.splits if train.intake and not train.published else ())
   for part in found:
     wanted = spec[part]
     others = {spec.train, *(spec[other] for other in found if other != part)}

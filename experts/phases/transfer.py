@@ -416,8 +416,8 @@ class Trainer:
     members.write_json(f'{folder}/model.json', described)
 
   def _ranges(self) -> dict[str, tuple[float, float]] | None:
-    data = self._config.tasks[self._task.name].data
-    return dict(self._task.train.ranges) if data.startswith('images:') else None
+    train = self._task.train
+    return None if train.published else dict(train.ranges)
 
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""
