@@ -67,8 +67,7 @@ def open_tasks(
   looked = [
     task
     for task in loaded
-    if not task.train.in_memory
-    and (undecodable == 'skip' or not task.train.published)
+    if not task.train.in_memory and (undecodable == 'skip' or not task.train.published)
   ]
   tick = begin(sum(len(task.part(part)[1]) for task in looked for part in splits.PARTS))
   seen = {
