@@ -1,10 +1,11 @@
 """What each phase of a workdir was made with: its part of the config, and the content of what it read."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -44,7 +45,6 @@ _READS = {
 }
 # What is read of a folder that is no data set.
 _RESULTS = ('.csv', '.json', '.npz')
-_SPLITS = ('train', 'validation', 'test')
 # So many classes are named in a message.
 _NAMED = 5
 
@@ -131,20 +131,20 @@ class Records:
     if name not in self._paths():
       return False
     old, new = (str(configs.leaves(part).get(name, '')) for part in (before, now))
-    if not (old and new) or _scheme(old) != _scheme(new):
+    if not (old and new) or (sources.own(old) is None) != (sources.own(new) is None):
       return False
     return compared or self._real(old) == self._real(new)
 
   def _paths(self) -> set[str]:
     data = {'upstream.data', *(f'tasks.{name}.data' for name in self._config.get('tasks', {}))}
     fields = configs.leaves(self._config.to_dict())
-    lying = {name for name in data if str(fields.get(name, '')).startswith('images:')}
+    lying = {name for name in data if sources.own(str(fields.get(name, ''))) is not None}
     single = {'pool', 'upstream.init_from', 'results', 'paper', 'images'}
     return lying | single | ({'model'} if 'model' in fields else set())
 
   def _real(self, value: str) -> str:
-    path = value.removeprefix('images:')
-    start = self._config.get('data_dir', '') if path != value else ''
+    own = sources.own(value)
+    start, path = ('', value) if own is None else (self._config.get('data_dir', ''), own)
     return os.path.realpath(os.path.join(os.path.expanduser(start), os.path.expanduser(path)))
 
   def _refuse_other_content(self):
@@ -183,11 +183,11 @@ class Records:
     """The fields of a section that name data, each with what looks at it."""
     config = self._config
     if section == 'upstream':
-      yield 'upstream.data', functools.partial(_of_data, config.upstream, config.data_dir)
+      yield 'upstream.data', functools.partial(_of_upstream, config.upstream, config.data_dir)
       yield 'upstream.init_from', functools.partial(_of_file, config.upstream.init_from)
     elif section == 'tasks':
       for name, task in config.tasks.items():
-        yield f'tasks.{name}.data', functools.partial(_of_data, task, config.data_dir)
+        yield f'tasks.{name}.data', functools.partial(_of_task, name, task, config.data_dir)
     elif section == 'images':
       yield section, functools.partial(_of_images, config.images)
     elif section == 'pool':
@@ -242,26 +242,34 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
   return words
 
 
-def _scheme(value: str) -> str:
-  return value.partition(':')[0] if value.startswith('images:') else ''
+def _of_upstream(section: Config, data_dir: str) -> dict[str, contents.Content]:
+  return _of_splits(section.data, (section.train, section.test), data_dir)
 
 
-def _of_data(section: Config, data_dir: str) -> dict[str, contents.Content]:
+def _of_task(name: str, section: Config, data_dir: str) -> dict[str, contents.Content]:
+  # Imported where used: scikit-learn, which draws splits, takes seconds that a run without tasks need not pay.
+  from experts.data import splits
+
+  if sources.is_drawn(section.data):
+    return {}
+  try:
+    train = sources.open_dataset(section.data, section.train, data_dir)
+    others = splits.other_splits(name, section, train)
+    content = train.content()
+  except (ValueError, OSError):
+    return {}
+  found = {section.train: content} if content else {}
+  return found | _of_splits(section.data, others, data_dir)
+
+
+def _of_splits(data: str, names: Iterable[str], data_dir: str) -> dict[str, contents.Content]:
   """Split -> content; the phase itself says of what is not there that it is not."""
   found = {}
-  left = [section.get(name, '') for name in _SPLITS]
-  while left:
-    split = left.pop(0)
-    if not split or split in found:
-      continue
-    try:
-      dataset = sources.open_dataset(section.data, split, data_dir)
-      found[split] = dataset.content()
-    except (ValueError, OSError):
-      continue
-    # A task takes those of these names without being told.
-    left += [name for name in dataset.intake.splits if name in _SPLITS] if dataset.intake else []
-  return {split: content for split, content in found.items() if content}
+  for split in filter(None, () if sources.is_drawn(data) else names):
+    with contextlib.suppress(ValueError, OSError):
+      if content := sources.open_dataset(data, split, data_dir).content():
+        found[split] = content
+  return found
 
 
 def _of_file(path: str) -> dict[str, contents.Content]:

@@ -66,6 +66,8 @@ class Dataset:
     ranges: the type of deep samples -> what is black and what is white, for all splits of a folder or archive.
     groups: of every image what it belongs together with, such as the person that it shows; empty where nothing tells.
     memory: what of it was decoded before, if anything.
+    published: whether others published it, with the splits and the pixels that papers used; not so are people's own
+      folders and archives.
   """
 
   name: str
@@ -84,6 +86,7 @@ class Dataset:
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   groups: tuple[str, ...] = ()
   memory: Memory | None = None
+  published: bool = True
 
   def __len__(self) -> int:
     return self.size

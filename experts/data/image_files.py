@@ -138,6 +138,7 @@ def _dataset(name: str, files: Sequence[File], ranges: pixels.Ranges, published:
     describe=lambda index: files[index].where,
     identify=lambda: _identify(files, how),
     ranges=ranges,
+    published=published,
   )
 
 

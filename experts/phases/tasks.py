@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import check, natural6, splits, vtab
+from experts.data import check, natural6, opening, splits, vtab
 from experts.data.splits import Task, load
 from experts.phases import members
 from experts.reporting import files, outcomes, summary
@@ -52,7 +52,7 @@ def load_all(
   if key not in _opened:
     forget()
     looking = _Looking()
-    found = check.open_tasks(
+    found = opening.open_tasks(
       config.tasks, config.data_dir, config.seed, config.image.undecodable, sides, _of_all_hosts, looking.begin,
     )  # fmt: skip
     looking.end()
@@ -224,7 +224,7 @@ class _Looking:
       )  # fmt: skip
 
 
-def _of_all_hosts(faults: list[check.Fault]) -> list[check.Fault]:
+def _of_all_hosts(faults: list[opening.Fault]) -> list[opening.Fault]:
   """What cannot be decoded on any of the hosts, each of which reads its own copy: all skip the same, or all end."""
   found = {}
   for process, part in enumerate(hosts.gather(faults)):

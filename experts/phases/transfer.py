@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import batches, check
+from experts.data import batches, look
 from experts.models import resnet, weights
 from experts.phases import candidates, members, plans, predict, rounds, tasks, unfinished
 from experts.reporting import files, results, tables
@@ -88,8 +88,8 @@ def open_task(config: members.Config, name: str) -> tasks.Task:
   """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
   task, whole = tasks.find(config, name), members.task_transform(config.image.size).side
   for side in {members.train_transform(config.image, config.transfer).side, whole}:
-    check.hold(task.train, task.all, side)
-  check.hold(task.test, task.test_indices, whole)
+    look.hold(task.train, task.all, side)
+  look.hold(task.test, task.test_indices, whole)
   return task
 
 
@@ -416,8 +416,8 @@ class Trainer:
     members.write_json(f'{folder}/model.json', described)
 
   def _ranges(self) -> dict[str, tuple[float, float]] | None:
-    data = self._config.tasks[self._task.name].data
-    return dict(self._task.train.ranges) if data.startswith('images:') else None
+    train = self._task.train
+    return None if train.published else dict(train.ranges)
 
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""
