@@ -14,6 +14,7 @@ from absl import logging
 from experts import config as configs
 from experts import lock
 from experts.data import contents, image_files, sources
+from experts.data.names import some
 from experts.selection import pool
 
 Config = ml_collections.ConfigDict
@@ -45,8 +46,6 @@ _READS = {
 # What is read of a folder that is no data set.
 _RESULTS = ('.csv', '.json', '.npz')
 _SPLITS = ('train', 'validation', 'test')
-# So many classes are named in a message.
-_NAMED = 5
 
 
 class Records:
@@ -216,8 +215,7 @@ def changed(before: Record, now: Record) -> list[str]:
       found.append(f'the split {part!r} is {"gone" if part in before else "new"}')
       continue
     words = _changed_names(before[part], now[part])
-    more = f' and {len(words) - _NAMED} more' if len(words) > _NAMED else ''
-    found += [prefix + ', '.join(words[:_NAMED]) + more] if words else []
+    found += [prefix + some(words)] if words else []
   return found
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from experts.data import look, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
+from experts.data.names import some
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
 Fault = Sequence[str | int]
@@ -162,8 +163,7 @@ def extremes(task: splits.Task) -> tuple[tuple[str, int], tuple[str, int]]:
 
 def left_out(task: splits.Task) -> str:
   """What lay beside the images and was not read, such as '30 .HEIC, 10 without a suffix'."""
-  found = task.train.intake.left_out if task.train.intake else {}
-  return ', '.join(f'{number} {what}' for what, number in found.items())
+  return task.train.intake.left_out_in_words if task.train.intake else ''
 
 
 def warnings(task: splits.Task) -> list[str]:
@@ -171,7 +171,7 @@ def warnings(task: splits.Task) -> list[str]:
   lines = []
   if one := splits.one_image_classes(task):
     lines.append(
-      f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({splits.some(one)})'
+      f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({some(one)})'
     )
   copies = task.copies
   if copies and copies.test:

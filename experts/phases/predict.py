@@ -40,7 +40,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       raise ValueError(f'config.{name} is empty: name {what}')
   described, params = _open_model(config.model)
   images = _open_images(config.images, described)
-  left_out = ', '.join(f'{number} {why}' for why, number in images.intake.left_out.items())
+  left_out = images.intake.left_out_in_words
   left_out = left_out and f'; left out: {left_out}'
   for note in images.intake.notes:
     logging.info('predict: %s', note)
