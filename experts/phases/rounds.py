@@ -161,7 +161,7 @@ def _plan(config, run) -> tuple[list[meshes.Round], Callable[[], None]]:
     with open(path) as file:
       sizes = json.load(file)
   # On any number of devices: checkpoints are of whole rounds.
-  if sizes := hosts.gather(sizes)[0]:
+  if sizes := hosts.from_first(sizes):
     layouts = [
       meshes.plan_whole(size, section.batch_size, devices, needed, limit, at_once) for size in sizes
     ]

@@ -57,7 +57,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     undecided = ranking.undecided(scores, names[0], rows)
     _write(workdir, board, scores, names[0], _looks(rows, loaded), seconds)
   # All processes end alike.
-  if undecided := hosts.gather(undecided)[0]:
+  if undecided := hosts.from_first(undecided):
     raise ValueError(undecided)
 
 
