@@ -15,6 +15,7 @@ from experts import config as configs
 from experts import lock
 from experts.data import contents, image_files, sources
 from experts.data.names import some
+from experts.reporting import files
 from experts.selection import pool
 
 Config = ml_collections.ConfigDict
@@ -92,11 +93,8 @@ class Records:
     )
 
   def _write(self, phase, state):
-    path = self.path(phase)
     record = {'config': self._inputs(phase), **state, 'content': self._content(phase)}
-    with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
-      json.dump(record, file, indent=2, ensure_ascii=False)
-    os.replace(f'{path}.tmp', path)
+    files.write_json(record, self.path(phase))
 
   def _inputs(self, phase) -> dict[str, Any]:
     fields = self._config.to_dict()

@@ -413,7 +413,7 @@ class Trainer:
     files.write(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')
     files.write(by_class, f'{folder}/per_class.csv')
     described['mean_per_class_accuracy'] = float(by_class.accuracy.mean())
-    members.write_json(f'{folder}/model.json', described)
+    files.write_json(described, f'{folder}/model.json')
 
   def _ranges(self) -> dict[str, tuple[float, float]] | None:
     data = self._config.tasks[self._task.name].data
