@@ -29,7 +29,7 @@ from sklearn import linear_model, pipeline, preprocessing
 from benchmarks import litert, real_pool_config
 from experts.data import hierarchy, sources, wordnet
 from experts.phases import candidates, tasks
-from experts.reporting import statistics
+from experts.reporting import files, statistics
 from experts.selection import cache, embed, evaluation, foreign, knn, pool
 
 _SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the models and the images.')
@@ -210,7 +210,7 @@ def results(
   seconds: dict[str, float],
 ) -> dict[str, pd.DataFrame]:
   """Makes the tables of docs/real_pool.md, by their titles."""
-  scores = pd.read_csv(workdir / 'all/scores.csv')
+  scores = files.read(workdir / 'all/scores.csv')
   trials = pd.DataFrame(
     [{'task': p.task, 'model': p.model, 'split': 'test', 'accuracy': p.test.mean()} for p in probes]
   )
@@ -287,9 +287,9 @@ def _paired(task: str, one: Probe, other: Probe) -> dict[str, object]:
 
 
 def _halving(workdir: pathlib.Path, full: pd.DataFrame) -> pd.DataFrame:
-  found = pd.read_csv(workdir / 'halving/scores.csv')
+  found = files.read(workdir / 'halving/scores.csv')
   cost = {
-    name: pd.read_csv(workdir / name / 'costs.csv').set_index('task')
+    name: files.read(workdir / name / 'costs.csv').set_index('task')
     for name in ('first', 'halving')
   }
   picks = found[found['rank'] == 1].set_index('task').model
