@@ -53,7 +53,7 @@ def simulate(
       for model, accuracy in zip(members.model, truth, strict=True)
     ]
     if groups[task] == summary.NATURAL_SIX:
-      trials.append(_trials(rng, task, 'dat', level + spread))
+      trials.append(_trials(rng, task, outcomes.COMPETITOR, level + spread))
   pd.concat(scores).to_csv(folder / 'scores.csv', index=False, float_format='%.6g')
   pd.concat(trials).to_csv(folder / 'trials.csv', index=False, float_format='%.6g')
   costs = [(task, 'selection', 50_000, 60.0) for task in groups]
@@ -77,7 +77,7 @@ def load(folder: pathlib.Path, members: pd.DataFrame, groups: dict[str, str]) ->
   """Reads what `simulate` wrote, as the phase 'report' does."""
   scores = results.read_scores(folder / 'scores.csv')
   trials = results.read_trials(folder / 'trials.csv', scores)
-  pooled = trials[trials.model != 'dat']
+  pooled = trials[trials.model != outcomes.COMPETITOR]
   joined = evaluation.join(scores, outcomes.tested(pooled, groups))
   regrets = evaluation.regrets(joined)
   return contents.Results(

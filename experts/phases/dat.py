@@ -15,8 +15,6 @@ from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
-MODEL = 'dat'
-
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
   """Leaves weights/dat.TASK.npz, the trials of each as model 'dat' in trials.csv, and its price in costs.csv."""
@@ -82,7 +80,14 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       continue
     logging.info('dat: transfer to %s', stream.name)
     described = upstream.member(
-      workdir, model, MODEL, MODEL, _path(stream.name), config.upstream.data, train, stream.indices
+      workdir,
+      model,
+      pool.COMPETITOR,
+      pool.COMPETITOR,
+      _path(stream.name),
+      config.upstream.data,
+      train,
+      stream.indices,
     )
     sized = transfer.with_size_of(own, settings, config, stream.name)
     task = transfer.open_task(sized, stream.name)

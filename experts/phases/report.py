@@ -60,7 +60,7 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
   if os.path.exists(f'{source}/tasks.csv'):
     tasks = results.read_tasks(f'{source}/tasks.csv')
   groups = _groups(config, scores, tasks)
-  tested = outcomes.tested(trials[trials.model != 'dat'], groups)
+  tested = outcomes.tested(trials[trials.model != outcomes.COMPETITOR], groups)
   joined = evaluation.join(scores, tested if len(tested) else None)
   regrets = evaluation.regrets(joined)
   strategy = select.strategy_names(config)[0]
