@@ -134,7 +134,7 @@ def look(config: members.Config, task: tasks.Task) -> Look:
   return Look(tasks.take(task, rows), rows, whole)
 
 
-def images_of(config: members.Config, shown: Look, folder: str = '') -> embed.Images:
+def images_of(shown: Look, folder: str = '') -> embed.Images:
   """A task's images, decoded when a model wants them; between models they wait in `folder`, if given, else in memory."""
   task = shown.task
 

@@ -12,9 +12,6 @@ from experts.phases.candidates import Candidates, Look, images_of, open_cache
 from experts.reporting import files, outcomes
 from experts.selection import matching, pool, strategies
 
-# Those that look at no image at all.
-BLIND = ('random', 'task_agnostic', 'oracle', 'oracle_agnostic')
-
 
 def blind(
   config: members.Config,
@@ -23,7 +20,7 @@ def blind(
   names: Sequence[str],
   workdir: str,
 ) -> list[scoring.Row]:
-  """Rows of those of `BLIND` that are asked for, or that a hybrid rests on."""
+  """Rows of the strategies that look at no image at all, of those that are asked for, or that a hybrid rests on."""
   rows = []
   for task in loaded:
     if 'random' in names:
@@ -109,7 +106,7 @@ def _domain_prediction(config, chosen: Candidates, shown: Look) -> np.ndarray:
     name='domain_predictor', kind='baseline', upstream='', slice=None, images=0, parameters=0,
     dimension=chosen.model.embedding_dim, weights=described['weights'], hash=described['hash'],
   )  # fmt: skip
-  (unit,) = chosen.embed(config, [predictor], [images_of(config, shown)], open_cache(config), True)
+  (unit,) = chosen.embed(config, [predictor], [images_of(shown)], open_cache(config), True)
   by_node = dict(zip(described['nodes'], matching.epn(np.log(unit.source(0) + 1e-30)), strict=True))
   return np.array([by_node.get(member.slice, np.nan) for member in chosen.members])
 

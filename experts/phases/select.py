@@ -12,7 +12,7 @@ from absl import logging
 from experts.phases import members, ranking, rules, scoring, tasks
 from experts.phases.candidates import Candidates, Look, images_of, look, open_cache
 from experts.reporting import files, picks, tables
-from experts.selection import embed, halving, knn
+from experts.selection import embed, halving, knn, strategies
 from experts.training import hosts
 from experts.training.board import Board
 from experts.training.progress import Progress
@@ -32,7 +32,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       else when scores.csv is written.
   """
   chosen = Candidates(config, workdir)
-  names = strategy_names(config)
+  names = strategies.named(config.strategy)
   able = ranking.possible(chosen, names, workdir)
   sides = tasks.sides_of(config, chosen.members, chosen.settings, selects=True)
   opened = tasks.load_all(config, sides)
@@ -59,11 +59,6 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   # All processes end alike.
   if undecided := hosts.from_first(undecided):
     raise ValueError(undecided)
-
-
-def strategy_names(config: members.Config) -> tuple[str, ...]:
-  """The strategies of `config.strategy`, each once; the first of them chooses."""
-  return tuple(dict.fromkeys(name.strip() for name in config.strategy.split(',')))
 
 
 def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) -> None:
@@ -104,7 +99,7 @@ def _all_images(config, chosen: Candidates, shown: Sequence[Look], names):
   ):
     # Those of one task stay in memory; those of many wait on disk for the next model.
     folder = folder if len(shown) > 1 else ''
-    images = [images_of(config, each, folder) for each in shown] if mine else []
+    images = [images_of(each, folder) for each in shown] if mine else []
     done = 0
     for unit in chosen.embed(config, mine, images, kept, with_logits):
       task = by_name[unit.images.name]
@@ -145,7 +140,7 @@ def _by_halving(config, chosen: Candidates, shown: Sequence[Look], names):
   mine = {place[member.name] for member in chosen.mine() if member.competes}
   always = [i for i, member in enumerate(candidates) if member.kind == 'baseline']
   for each in shown:
-    task, images, last, began = each.task, images_of(config, each), {}, time.monotonic()
+    task, images, last, began = each.task, images_of(each), {}, time.monotonic()
 
     def embed_some(models, indices, images=images):
       own = [candidates[i] for i in models if i in mine]
