@@ -27,7 +27,7 @@ from absl import app, flags, logging
 from sklearn import linear_model, pipeline, preprocessing
 
 from benchmarks import litert, real_pool_config
-from experts.data import hierarchy, sources, wordnet
+from experts.data import hierarchy, sources, splits, wordnet
 from experts.phases import candidates, tasks
 from experts.reporting import files, statistics
 from experts.selection import cache, embed, evaluation, foreign, knn, pool
@@ -159,7 +159,7 @@ class Probe:
   test: np.ndarray
 
 
-def probe(config, task: tasks.Task, members: list[pool.Member]) -> list[Probe]:
+def probe(config, task: splits.Task, members: list[pool.Member]) -> list[Probe]:
   """Trains a logistic regression on each model's embeddings, its regularisation chosen on the validation images."""
   nothing = np.arange(0)
   test = dataclasses.replace(

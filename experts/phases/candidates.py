@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experts.data import batches
+from experts.data import batches, splits
 from experts.data import hierarchy as hierarchies
 from experts.phases import members, tasks
 from experts.selection import cache, embed, networks, pool
@@ -119,12 +119,12 @@ class Look(NamedTuple):
     whole: how many the task has.
   """
 
-  task: tasks.Task
+  task: splits.Task
   rows: np.ndarray | None
   whole: int
 
 
-def look(config: members.Config, task: tasks.Task) -> Look:
+def look(config: members.Config, task: splits.Task) -> Look:
   """All of a task's training images, or `config.select.images` of them, evenly at random ([EXP] App. C.1)."""
   number, whole = config.select.images, len(task.all)
   if not number or number >= whole:

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from experts.data import batches
+from experts.data import batches, splits
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
 from experts.phases import candidates, members, rounds, tasks, transfer, upstream
@@ -108,7 +108,7 @@ def _baseline(path: str) -> pool.Member:
 
 
 def _weights(
-  config: members.Config, model: resnet.ResNet, baseline: dict, task: tasks.Task, train: Dataset
+  config: members.Config, model: resnet.ResNet, baseline: dict, task: splits.Task, train: Dataset
 ) -> np.ndarray:
   """P_target(y) / P_upstream(y) of every class: the mean of the baseline's predictions over the class's share."""
   transform = members.eval_transform(config.image.size, config.image.resize)

@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from experts.data import natural6, vtab
+from experts.data import natural6, splits, vtab
 from experts.models import resnet
-from experts.phases import experts, members, tasks, transfer, upstream
+from experts.phases import experts, members, transfer, upstream
 from experts.phases.candidates import pool_path
 from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
@@ -367,7 +367,7 @@ def _tasks(config) -> Mapping[str, _Task]:
       validation = spec.validation_images or task.counts.get('validation', images // 10)
       sizes[name] = _Task(images, validation, task.counts['test'], task.num_classes)
     else:
-      task = tasks.load(name, spec, config.data_dir, config.seed)
+      task = splits.load(name, spec, config.data_dir, config.seed)
       sizes[name] = _Task(
         len(task.all), len(task.validation), len(task.test_indices), task.train.num_classes
       )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from experts.data import slices
+from experts.data import slices, splits
 from experts.phases import members, scoring, tasks
 from experts.phases.candidates import Candidates, Look, images_of, open_cache
 from experts.reporting import files, outcomes
@@ -16,7 +16,7 @@ from experts.selection import matching, pool, strategies
 def blind(
   config: members.Config,
   chosen: Candidates,
-  loaded: Sequence[tasks.Task],
+  loaded: Sequence[splits.Task],
   names: Sequence[str],
   workdir: str,
 ) -> list[scoring.Row]:
@@ -63,7 +63,7 @@ def target_key(task: str, upstream: str) -> str:
 
 
 def _attempt(
-  chosen: Candidates, task: tasks.Task, name: str, compute: Callable[[], np.ndarray]
+  chosen: Candidates, task: splits.Task, name: str, compute: Callable[[], np.ndarray]
 ) -> list[scoring.Row]:
   try:
     return _rows(chosen, task, name, compute())
@@ -79,7 +79,7 @@ def _rows(chosen, task, name, values) -> list[scoring.Row]:
   ]
 
 
-def _label_matching(chosen: Candidates, task: tasks.Task, targets: dict) -> np.ndarray:
+def _label_matching(chosen: Candidates, task: splits.Task, targets: dict) -> np.ndarray:
   """Scores [M] of the models whose upstream labels are known, by their own upstream's baseline (EXP App. B)."""
   scores = chosen.nothing()
   for upstream, tree in chosen.labels.items():
@@ -111,7 +111,7 @@ def _domain_prediction(config, chosen: Candidates, shown: Look) -> np.ndarray:
   return np.array([by_node.get(member.slice, np.nan) for member in chosen.members])
 
 
-def _oracles(config, chosen: Candidates, task: tasks.Task, workdir: str) -> dict[str, np.ndarray]:
+def _oracles(config, chosen: Candidates, task: splits.Task, workdir: str) -> dict[str, np.ndarray]:
   """Test accuracies of what was fine-tuned: of this task, and means over tasks (WHICH §3)."""
   trials = files.read(f'{workdir}/trials.csv')
   groups = {name: tasks.group(spec.data) for name, spec in config.tasks.items()}

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from experts.data import splits
 from experts.phases import members, ranking, rules, scoring, tasks
 from experts.phases.candidates import Candidates, Look, images_of, look, open_cache
 from experts.reporting import files, picks, tables
@@ -181,7 +182,7 @@ def _of_all(scores: dict[int, float]) -> dict[int, float]:
   return dict(pair for part in hosts.gather(list(scores.items())) for pair in part)
 
 
-def _targets(task: tasks.Task, unit: embed.Embedded) -> dict[str, list[float]]:
+def _targets(task: splits.Task, unit: embed.Embedded) -> dict[str, list[float]]:
   """What each baseline says of the task: the mean over the images of its predictions, [Y]."""
   return {
     rules.target_key(task.name, member.upstream): _sigmoid(logits).mean(axis=0).tolist()
@@ -190,7 +191,7 @@ def _targets(task: tasks.Task, unit: embed.Embedded) -> dict[str, list[float]]:
   }
 
 
-def _looks(rows: list[scoring.Row], loaded: Sequence[tasks.Task]) -> dict[str, int]:
+def _looks(rows: list[scoring.Row], loaded: Sequence[splits.Task]) -> dict[str, int]:
   """Images embedded for each task, over all models."""
   seen = {}
   for row in rows:

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import batches, check
+from experts.data import batches, check, splits
 from experts.models import resnet, weights
 from experts.phases import candidates, members, plans, predict, rounds, tasks, unfinished
 from experts.reporting import files, results, tables
@@ -84,7 +84,7 @@ def with_size_of(
   return config
 
 
-def open_task(config: members.Config, name: str) -> tasks.Task:
+def open_task(config: members.Config, name: str) -> splits.Task:
   """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
   task, whole = tasks.find(config, name), members.task_transform(config.image.size).side
   for side in {members.train_transform(config.image, config.transfer).side, whole}:
@@ -185,7 +185,7 @@ class Trainer:
     config: members.Config,
     board: Board,
     settings: Mapping[str, Any],
-    task: tasks.Task,
+    task: splits.Task,
     member: pool.Member,
     folder: str,
     trials: Trials,

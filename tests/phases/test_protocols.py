@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from configs import natural6, vtab_knn
+from experts.data import splits
 from experts.models import resnet
-from experts.phases import members, tasks, transfer
+from experts.phases import members, transfer
 from experts.training import optim
 from tests.phases.conftest import _draw
 
@@ -132,7 +133,7 @@ def pets(tmp_path_factory):
 
 def test_the_official_validation_split_is_kept(pets):
   config = natural6.get_config('pets')
-  task = tasks.load('pets', config.tasks.pets, str(pets), seed=5)
+  task = splits.load('pets', config.tasks.pets, str(pets), seed=5)
   assert task.metric == 'mean_per_class'
   for indices, split in ((task.fit, 'train'), (task.validation, 'validation')):
     assert all(f'pets/{split}/' in task.train.where(i) for i in indices)
@@ -141,7 +142,7 @@ def test_the_official_validation_split_is_kept(pets):
   assert len(task.test_indices) == 20
   # Fewer images than there are: a share of all, by the seed.
   config.tasks.pets.train_images = 20
-  smaller = tasks.load('pets', config.tasks.pets, str(pets), seed=5)
+  smaller = splits.load('pets', config.tasks.pets, str(pets), seed=5)
   assert (len(smaller.fit), len(smaller.validation)) == (16, 4)
 
 
