@@ -168,7 +168,7 @@ def probe(config, task: splits.Task, members: list[pool.Member]) -> list[Probe]:
   embedded = embed.embed_pool(
     members,
     '',
-    [candidates.images_of(candidates.look(config, each)) for each in (task, test)],
+    [candidates.images_of(candidates.show(config, each)) for each in (task, test)],
     {},
     None,
     256,

@@ -8,7 +8,7 @@ import pandas as pd
 
 from experts.data import slices, splits
 from experts.phases import members, scoring, tasks
-from experts.phases.candidates import Candidates, Look, images_of, open_cache
+from experts.phases.candidates import Candidates, Shown, images_of, open_cache
 from experts.reporting import files, outcomes
 from experts.selection import matching, pool, strategies
 
@@ -39,7 +39,7 @@ def blind(
 def by_other_networks(
   config: members.Config,
   chosen: Candidates,
-  shown: Look,
+  shown: Shown,
   names: Sequence[str],
   targets: dict[str, list[float]],
 ) -> list[scoring.Row]:
@@ -98,7 +98,7 @@ def _label_matching(chosen: Candidates, task: splits.Task, targets: dict) -> np.
   return scores
 
 
-def _domain_prediction(config, chosen: Candidates, shown: Look) -> np.ndarray:
+def _domain_prediction(config, chosen: Candidates, shown: Shown) -> np.ndarray:
   """Scores [M] of the experts on the slices that the predictor knows (EXP App. A)."""
   with open(f'{chosen.folder}/domain_predictor.json', encoding='utf-8') as file:
     described = json.load(file)

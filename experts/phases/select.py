@@ -11,7 +11,7 @@ from absl import logging
 
 from experts.data import splits
 from experts.phases import members, ranking, rules, scoring, tasks
-from experts.phases.candidates import Candidates, Look, images_of, look, open_cache
+from experts.phases.candidates import Candidates, Shown, images_of, open_cache, show
 from experts.reporting import files, picks, tables
 from experts.selection import embed, halving, knn, strategies
 from experts.training import hosts
@@ -38,7 +38,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   sides = tasks.sides_of(config, chosen.members, chosen.settings, selects=True)
   opened = tasks.load_all(config, sides)
   tasks.write(config, workdir, opened)
-  shown = [look(config, task) for task in opened]
+  shown = [show(config, task) for task in opened]
   loaded = [each.task for each in shown]
   known = rules.blind(config, chosen, loaded, able, workdir)
   ranking.check_chooser(config, chosen, loaded, names[0], known)
@@ -56,7 +56,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     ranking.warn(rows)
     scores = ranking.ranked(rows, chosen.members, [task.name for task in loaded], names)
     undecided = ranking.undecided(scores, names[0], rows)
-    _write(workdir, board, scores, names[0], _looks(rows, loaded), seconds)
+    _write(workdir, board, scores, names[0], _images_embedded(rows, loaded), seconds)
   # All processes end alike.
   if undecided := hosts.from_first(undecided):
     raise ValueError(undecided)
@@ -81,7 +81,7 @@ def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) 
   board.text('select', 0, {'picks': tables.to_markdown(picks.wide(table))})
 
 
-def _all_images(config, chosen: Candidates, shown: Sequence[Look], names):
+def _all_images(config, chosen: Candidates, shown: Sequence[Shown], names):
   """Every model on every image: rows of scores, the baselines' mean predictions, and seconds of each task."""
   rows, targets = [], {}
   by_name = {each.task.name: each.task for each in shown}
@@ -120,7 +120,7 @@ def _all_images(config, chosen: Candidates, shown: Sequence[Look], names):
   return rows, targets, seconds
 
 
-def _by_halving(config, chosen: Candidates, shown: Sequence[Look], names):
+def _by_halving(config, chosen: Candidates, shown: Sequence[Shown], names):
   """Few images first, and all of them only for the models that are left; see `halving`."""
   first = config.select.first_images
   if others := {*scoring.of_embeddings(names), *({'kl'} & set(names))} - {'knn'}:
@@ -191,7 +191,7 @@ def _targets(task: splits.Task, unit: embed.Embedded) -> dict[str, list[float]]:
   }
 
 
-def _looks(rows: list[scoring.Row], loaded: Sequence[splits.Task]) -> dict[str, int]:
+def _images_embedded(rows: list[scoring.Row], loaded: Sequence[splits.Task]) -> dict[str, int]:
   """Images embedded for each task, over all models."""
   seen = {}
   for row in rows:
