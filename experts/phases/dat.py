@@ -10,7 +10,7 @@ from absl import logging
 from experts.data import batches, splits
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import candidates, members, rounds, tasks, transfer, upstream
+from experts.phases import candidates, members, rounds, sweeps, tasks, transfer, upstream
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -73,7 +73,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       'dat',
       [{'task': name, 'images': number, 'seconds': seconds} for name, number in images.items()],
     )
-  table = transfer.Trials(f'{workdir}/trials.csv')
+  table = sweeps.Trials(f'{workdir}/trials.csv')
   for stream, step in zip(streams, diverged, strict=True):
     if step >= 0:
       logging.warning('dat: its network for %s diverged; there is nothing to transfer', stream.name)
