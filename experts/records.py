@@ -103,7 +103,7 @@ class Records:
 
   def _refuse_other_config(self, phase, record):
     before, now = record['config'], self._inputs(phase)
-    # Once the pool's bytes were a field.
+    # A record may hold a field that no result depends on, such as the pool's bytes.
     before = {name: value for name, value in before.items() if name in now}
     known = record.get('content')
     if known is None:

@@ -80,7 +80,7 @@ def _open_model(path: str) -> tuple[dict[str, Any], dict]:
 
 def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:
   """The images, decoded as those were that the network was fine-tuned on."""
-  # A model that was made before this was kept knows published pixels alone.
+  # A model.json without ranges is of published pixels.
   ranges = described.get('ranges')
   return image_files.open_unlabelled(path, ranges, published=ranges is None)
 
