@@ -122,7 +122,7 @@ def _agree(decide: Callable[[], object]) -> object:
       raised, kind = error, 'ValueError' if isinstance(error, ValueError) else 'OSError'
   message = raised and entry.explain(raised)
   known = answer if isinstance(answer, (bool, str, type(None))) else None
-  answer, message, kind = hosts.gather([known, message, kind])[0]
+  answer, message, kind = hosts.from_first([known, message, kind])
   if raised:
     raise raised
   if message:

@@ -15,6 +15,8 @@ from absl import logging
 from experts import config as configs
 from experts import lock
 from experts.data import contents, image_files, sources
+from experts.data.names import some
+from experts.reporting import files
 from experts.selection import pool
 
 Config = ml_collections.ConfigDict
@@ -45,8 +47,6 @@ _READS = {
 }
 # What is read of a folder that is no data set.
 _RESULTS = ('.csv', '.json', '.npz')
-# So many classes are named in a message.
-_NAMED = 5
 
 
 class Records:
@@ -93,11 +93,8 @@ class Records:
     )
 
   def _write(self, phase, state):
-    path = self.path(phase)
     record = {'config': self._inputs(phase), **state, 'content': self._content(phase)}
-    with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
-      json.dump(record, file, indent=2, ensure_ascii=False)
-    os.replace(f'{path}.tmp', path)
+    files.write_json(record, self.path(phase))
 
   def _inputs(self, phase) -> dict[str, Any]:
     fields = self._config.to_dict()
@@ -106,7 +103,7 @@ class Records:
 
   def _refuse_other_config(self, phase, record):
     before, now = record['config'], self._inputs(phase)
-    # Once the pool's bytes were a field.
+    # A record may hold a field that no result depends on, such as the pool's bytes.
     before = {name: value for name, value in before.items() if name in now}
     known = record.get('content')
     if known is None:
@@ -216,8 +213,7 @@ def changed(before: Record, now: Record) -> list[str]:
       found.append(f'the split {part!r} is {"gone" if part in before else "new"}')
       continue
     words = _changed_names(before[part], now[part])
-    more = f' and {len(words) - _NAMED} more' if len(words) > _NAMED else ''
-    found += [prefix + ', '.join(words[:_NAMED]) + more] if words else []
+    found += [prefix + some(words)] if words else []
   return found
 
 

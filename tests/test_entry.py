@@ -21,7 +21,6 @@ from configs import common
 from experts import app, entry, lock, memory
 from experts import config as configs
 from experts.models import weights
-from experts.phases import members
 from experts.reporting import files
 from experts.selection import pool
 from experts.training import mesh as meshes
@@ -175,8 +174,9 @@ def test_a_full_disk_names_the_file_that_was_being_written(tmp_path, capsys, err
 @pytest.mark.parametrize(
   'write',
   [
-    lambda path: members.write_json(path, {'a': ['x' * 100_000]}),
+    lambda path: files.write_json({'a': ['x' * 100_000]}, path),
     lambda path: files.write(pd.DataFrame({'a': ['x'] * 100_000}), path),
+    lambda path: files.write_text('x' * 100_000, path),
     lambda path: weights.save(path, {'head': {'kernel': np.zeros(100_000)}}),
   ],
 )

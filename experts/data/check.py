@@ -15,6 +15,7 @@ import numpy as np
 
 from experts import entry
 from experts.data import look, opening, sources, splits
+from experts.data.names import some
 
 
 def describe(task: splits.Task, data: str) -> list[str]:
@@ -49,8 +50,7 @@ def extremes(task: splits.Task) -> tuple[tuple[str, int], tuple[str, int]]:
 
 def left_out(task: splits.Task) -> str:
   """What lay beside the images and was not read, such as '30 .HEIC, 10 without a suffix'."""
-  found = task.train.intake.left_out if task.train.intake else {}
-  return ', '.join(f'{number} {what}' for what, number in found.items())
+  return task.train.intake.left_out_in_words if task.train.intake else ''
 
 
 def warnings(task: splits.Task) -> list[str]:
@@ -58,7 +58,7 @@ def warnings(task: splits.Task) -> list[str]:
   lines = []
   if one := splits.one_image_classes(task):
     lines.append(
-      f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({splits.some(one)})'
+      f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({some(one)})'
     )
   copies = task.copies
   if copies and copies.test:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from experts.data import transforms
+from experts.data.names import some
 
 # What a user can do about an UndecodableImage.
 MEND = 'repair or remove it, or pass over such images with --config.image.undecodable=skip'
@@ -32,6 +33,11 @@ class Intake:
   splits: Mapping[str, int]
   left_out: Mapping[str, int]
   notes: tuple[str, ...] = ()
+
+  @property
+  def left_out_in_words(self) -> str:
+    """Such as '30 .HEIC (needs pillow-heif), 10 no suffix'; empty where all was read."""
+    return ', '.join(f'{number} {why}' for why, number in self.left_out.items())
 
 
 class Memory(Protocol):
@@ -250,10 +256,9 @@ def check_task(dataset: Dataset, needed: int, every_class: bool = True) -> None:
     )
   empty = np.flatnonzero(np.bincount(dataset.labels, minlength=dataset.num_classes) == 0)
   if every_class and empty.size:
-    names = ', '.join(repr(dataset.class_names[label]) for label in empty[:5])
-    more = f' and {empty.size - 5} more' if empty.size > 5 else ''
+    names = some(repr(dataset.class_names[label]) for label in empty)
     raise ValueError(
-      f'{dataset.name}: no image of class {names}{more}: add images, or remove the empty class'
+      f'{dataset.name}: no image of class {names}: add images, or remove the empty class'
     )
   if len(dataset) < needed:
     raise ValueError(

@@ -11,6 +11,7 @@ import stat
 from collections.abc import Callable, Iterator
 
 from experts.data import pixels
+from experts.data.names import printable
 
 _SUFFIXES = tuple(
   f'.{name}'
@@ -75,11 +76,6 @@ class Listing:
   folders: frozenset[tuple[str, ...]]
   passed: collections.Counter[str]
   notes: tuple[str, ...]
-
-
-def printable(name: str) -> str:
-  """A name whose bytes that are no UTF-8 are spelled out, such as 'caf\\xe9', so that it can be written anywhere."""
-  return os.fsencode(name).decode('utf-8', 'backslashreplace')
 
 
 def is_system(name: str) -> bool:

@@ -2,13 +2,14 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from experts.data import draws, look, sources
 from experts.data.dataset import Dataset, join
+from experts.data.names import some
 
 # Names of the parts of a task.
 PARTS = ('fit', 'validation', 'test')
@@ -211,13 +212,6 @@ def one_image_classes(task: Task) -> list[str]:
     indices.append(task.test_indices)
   counts = np.bincount(task.train.labels[np.concatenate(indices)], minlength=task.train.num_classes)
   return [task.train.class_names[label] for label in np.flatnonzero(counts == 1)]
-
-
-def some(names: Iterable[str], most: int = 5) -> str:
-  """Names for a message, the first of many."""
-  names = list(names)
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + more
 
 
 def _sizes(

@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pandas as pd
 from absl import logging
 
-from experts.phases import members, select
-from experts.selection import pool
+from experts.phases import members
+from experts.selection import pool, strategies
 from experts.training import hosts
 
 
@@ -34,7 +34,7 @@ def plan(
   Raises:
     ValueError: no ranks on that task, or a model of another pool.
   """
-  strategy = select.strategy_names(config)[0]
+  strategy = strategies.named(config.strategy)[0]
   rows = scores[(scores.task == name) & (scores.strategy == strategy)]
   ranked = rows[rows['rank'].notna()].sort_values('rank', kind='stable')
   if ranked.empty:

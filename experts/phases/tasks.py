@@ -14,14 +14,12 @@ import pandas as pd
 from absl import logging
 
 from experts.data import check, natural6, opening, splits, vtab
-from experts.data.splits import Task, load
+from experts.data.splits import Task
 from experts.phases import members
 from experts.reporting import files, outcomes, summary
 from experts.selection import embed, pool
 from experts.training import hosts
 from experts.training.progress import Progress
-
-__all__ = ['Task', 'load']
 
 # (task, part) -> the sides to which its images will be resized.
 Sides = Callable[[str, str], set[int]]

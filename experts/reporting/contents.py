@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from experts.reporting import figures_results, intake, picks, study, summary, tables
+from experts.reporting import figures_results, intake, outcomes, picks, study, summary, tables
 
 EXP, OURS = '[EXP]', 'ours'
-_DAT = 'dat', 'Domain-adaptive transfer'
+_DAT = outcomes.COMPETITOR, 'Domain-adaptive transfer'
 # [EXP] Tables 2 and 5, in percent.
 PUBLISHED = pd.DataFrame(
   [

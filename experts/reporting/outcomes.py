@@ -10,6 +10,10 @@ NATURAL_SIX = 'natural six'
 CONTROLS = ('random', 'checkpoint', 'control')
 # Kinds that can be ranked, but not fine-tuned here.
 OPAQUE = ('saved_model', 'callable', 'embeddings')
+# The slice of an expert on as many random images as that behind this has ([EXP] App. G).
+RANDOM_SLICE = 'random like '
+# Domain-adaptive transfer, the competitor, which trains a network for each task: among the models, where no pool has it.
+COMPETITOR = 'dat'
 
 
 def statistic(group: str | None) -> str:

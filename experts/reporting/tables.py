@@ -50,8 +50,8 @@ def report_table(
     for task, part in scores.groupby('task', sort=False)
   ]
   table = pd.DataFrame(rows)
-  if 'dat' in accuracy.index.get_level_values('model'):
-    of_dat = [accuracy.get((task, 'dat'), float('nan')) for task in table.task]
+  if outcomes.COMPETITOR in accuracy.index.get_level_values('model'):
+    of_dat = [accuracy.get((task, outcomes.COMPETITOR), float('nan')) for task in table.task]
     table.insert(table.columns.get_loc('chosen accuracy') + 1, 'dat accuracy', of_dat)
   numbers = table.select_dtypes('number').columns
   return pd.concat(

@@ -55,7 +55,7 @@ def join(scores: pd.DataFrame, trials: pd.DataFrame | None) -> pd.DataFrame:
     ranks = part['rank'].dropna().sort_values().to_numpy()
     if not np.array_equal(ranks, np.arange(1, len(ranks) + 1)):
       raise ValueError(f'ranks of task {task!r}, strategy {strategy!r} are not 1 to {len(ranks)}')
-  # Files of before controls were told apart may rank some.
+  # A file may rank controls; no strategy chooses them.
   joined['rank'] = joined['rank'].where(~joined.kind.isin(pool.CONTROLS))
   joined['rank'] = joined.groupby(['task', 'strategy'])['rank'].rank()
   if trials is None:

@@ -46,6 +46,16 @@ NAMES = {
 }
 
 
+def named(text: str) -> tuple[str, ...]:
+  """The strategies of a list, each once; the first of them chooses.
+
+  Example:
+    >>> named('knn, linear, knn')
+    ('knn', 'linear')
+  """
+  return tuple(dict.fromkeys(name.strip() for name in text.split(',')))
+
+
 def check(names: Sequence[str], available: Collection[str]) -> None:
   """Says in one line what a strategy needs and does not have.
 

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experts.models import resnet, weights
-from experts.phases import transfer, upstream
+from experts.phases import sweeps, transfer, upstream
 from experts.selection import pool
 from experts.training import board
 
@@ -62,7 +62,7 @@ def trainer(config_file, model, tmp_path):
 
     watched = dataclasses.replace(task, train=dataclasses.replace(task.train, read_image=image))
     one = pool.Member('net', 'baseline', 'none', None, 0, 0, 0, 'model.npz', '')
-    trials = transfer.Trials(str(tmp_path / name / 'trials.csv'))
+    trials = sweeps.Trials(str(tmp_path / name / 'trials.csv'))
     quiet = board.Board(tmp_path / 'tensorboard', enabled=False)
     settings = upstream.settings(config)
     return transfer.Trainer(config, quiet, settings, watched, one, str(model), trials), read

@@ -18,7 +18,7 @@ _MEMBERS = pd.DataFrame(
     ('baseline@100', 'checkpoint', None, 1000, 2048),
     ('baseline@200', 'checkpoint', None, 1000, 2048),
     ('full:bird', 'full', 'bird', 300, 2048),
-    ('full:random like bird', 'full', 'random like bird', 300, 2048),
+    ('full:random like bird', 'control', 'random like bird', 300, 2048),
     ('adapter:bird', 'adapter', 'bird', 300, 2048),
     ('mobile', 'callable', None, 500, 1280),
   ],
