@@ -50,7 +50,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   tasks.write(
     config, workdir, tasks.load_all(config, tasks.sides_of(config, [*tuned.values()], settings))
   )
-  for name, (wanted, ranked) in plan.items():
+  for name, (wanted, scored) in plan.items():
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
@@ -66,8 +66,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       logging.warning(
         'transfer: %s: all trials of all models have diverged; lower config.transfer.learning_rates', name
       )  # fmt: skip
-    ranked = ranked[ranked.model.isin(list(trainers))]
-    best = tables.choose(ranked, table.frame(), config.select.budget).model if len(ranked) else ''
+    best = tables.choose(scored, table.frame(), config.select.budget).model
+    if trainers and (lost := [member.name for member in wanted if member.name not in trainers]):
+      logging.warning(
+        'transfer: %s: all trials of %s diverged; the choice is %s', name, ', '.join(lost), best
+      )
     for model, (trainer, points) in trainers.items():
       trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
     if 'dat' not in config.phases:

@@ -55,7 +55,8 @@ def methods(
     trials = pd.DataFrame(columns=['task', 'model', 'split', 'accuracy'])
   of_task = dict(list(trials.groupby('task')))
   nothing = trials[:0]
-  ranked = scores[scores['rank'].notna()]
+  # A baseline without a rank is what is left where all others diverged.
+  ranked = scores[scores['rank'].notna() | (scores.kind == 'baseline')]
   ranked = ranked.merge(members[['model', 'upstream']], on='model', how='left')
   ranked['upstream'] = ranked.upstream.fillna('')
   experts = ranked[ranked.kind.isin(_POOLS['All Experts'])]
@@ -82,7 +83,10 @@ def methods(
         first = [
           tables.choose(each, of_task.get(task, nothing), budget)
           for task, each in rows.groupby('task', sort=False)
+          if each['rank'].notna().any()
         ]
+        if not first:
+          continue
         method = f'{pool} ({_TITLES.get(strategy, strategy)})'
         found.append(pd.DataFrame(first).assign(upstream=upstream, method=method, pool=pool))
   found += _controls(scores, trials)

@@ -65,10 +65,13 @@ def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Se
 
   Models that can only be ranked cost no budget; where there are no others, or nothing was fine-tuned on the task, the first
   by rank is the choice. As long as one that the budget pays for was not fine-tuned, the choice is open, and it is that one's
-  row.
+  row. What diverged in its sweep is no choice: where all that the budget pays for did, it is the next by rank that was
+  fine-tuned and did not, the baseline behind all where it has no rank. Where everything diverged it is the first of them,
+  of which no network is kept.
 
   Args:
-    scores: task, model, kind, rank; the rows of one task and one strategy, or of a part of the pool.
+    scores: task, model, kind, rank; the rows of one task and one strategy, or of a part of the pool. Of those without a rank
+      only the baseline's count.
     trials: task, model, split, accuracy; those of the split `validation` are the sweeps.
     budget: how many the strategy puts forward.
 
@@ -82,11 +85,17 @@ def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Se
   tried = ranked[~ranked.kind.isin(outcomes.OPAQUE) | ranked.model.isin(trials.model)][:budget]
   if tried.empty or trials.empty:
     return ranked.iloc[0]
+  # Not a number for a model all of whose trials diverged.
   best = trials[trials.split == 'validation'].groupby('model').accuracy.max()
   if len(still_open := tried[~tried.model.isin(best.index)]):
     return still_open.iloc[0]
-  # Of equals the one of better rank; what diverged is chosen where all did.
-  return tried.loc[tried.model.map(best).fillna(-1).idxmax()]
+  reached = tried.model.map(best).dropna()
+  if len(reached):
+    # Of equals the one of better rank.
+    return tried.loc[reached.idxmax()]
+  others = scores[scores['rank'].notna() | (scores.kind == 'baseline')]
+  sound = others[others.model.map(best).notna()].sort_values('rank', kind='stable')
+  return (sound if len(sound) else tried).iloc[0]
 
 
 def ranking(scores: pd.DataFrame, strategy: str, top: int, controls: int = 0) -> pd.DataFrame:

@@ -1,5 +1,6 @@
 """What is fine-tuned of a pool that holds anything: the best-ranked that can be, as many as the budget."""
 
+import json
 import pathlib
 
 import cv2
@@ -145,6 +146,27 @@ def test_the_budget_holds_in_every_table(run):
   ranking = read('ranking')
   assert ranking.model[0] == 'table'
   assert set(ranking.model[ranking['rank'].isna()]) == {'random', 'nan@4', 'full:random like a'}
+
+
+def test_what_is_kept_is_what_the_report_calls_chosen_where_the_first_diverged(folder, run):
+  scores, trials = (files.read(run[0] / name) for name in ('scores.csv', 'trials.csv'))
+  _, first, second, _ = scores.dropna(subset='rank').sort_values('rank').model
+  workdir = folder / 'lost'
+  config = _config(folder, ('select',))
+  config.select.kinds = ('baseline', 'full')
+  config.transfer.models = 'all'
+  app.run(config, str(workdir))
+  # The sweep of the best-ranked, which is not run again, came to nothing.
+  sweep = trials[(trials.model == first) & (trials.split == 'validation')]
+  files.write(sweep.assign(accuracy=np.nan), str(workdir / 'trials.csv'))
+  config.phases = ('transfer', 'report')
+  app.run(config, str(workdir))
+  trials = files.read(workdir / 'trials.csv')
+  assert first not in set(trials[trials.split == 'test'].model)
+  assert json.loads((workdir / 'transfer/2024/model.json').read_text())['model'] == second
+  assert files.read(workdir / 'report/table.csv').chosen[0] == second
+  picked = pd.read_csv(workdir / 'report/exp_table_4.csv', dtype=str, keep_default_na=False)
+  assert picked['all'].item() == second
 
 
 def test_filters_hold_in_every_phase_and_controls_are_rows_of_their_own(folder):

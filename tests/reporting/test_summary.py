@@ -289,6 +289,11 @@ def test_methods_hold_the_budget_and_controls_have_methods_of_their_own():
   assert (two['Full (kNN)'], two['All Models (kNN)']) == ('b', 'b')
   # The third of the full experts' part of the pool is the baseline.
   assert found(3)['Full (kNN)'] == 'B'
+  # What is left where all that the budget pays for diverged, whether it has a rank or not.
+  trials = trials.assign(accuracy=trials.accuracy.mask(trials.model.isin(['a', 'b'])))
+  for rank in (4, _NAN):
+    scores.loc[scores.model == 'B', 'rank'] = rank
+    assert found(2)['All Models (kNN)'] == 'B'
 
 
 @pytest.mark.parametrize('cluster', [False, True])

@@ -220,10 +220,23 @@ def _swept(**accuracies) -> pd.DataFrame:
     # What diverged is never chosen, but where all did.
     ({'a': 'full', 'b': 'full'}, {'a': np.nan, 'b': 0.1}, 2, 'b'),
     ({'a': 'full', 'b': 'full'}, {'a': np.nan, 'b': np.nan}, 2, 'a'),
+    # The budget comes first: what it pays for and is sound is chosen, however good the next.
+    ({'a': 'full', 'b': 'full', 'c': 'full'}, {'a': np.nan, 'b': 0.1, 'c': 0.9}, 2, 'b'),
+    # Where all that it pays for diverged, the next by rank that did not, the baseline among them.
+    ({'a': 'full', 'b': 'full', 'c': 'full'}, {'a': np.nan, 'b': 0.1, 'c': 0.9}, 1, 'b'),
+    ({'a': 'full', 'b': 'full', 'B': 'baseline'}, {'a': np.nan, 'B': 0.3}, 1, 'B'),
+    ({'a': 'full', 'x': 'callable', 'B': 'baseline'}, {'a': np.nan, 'B': np.nan}, 1, 'a'),
   ],
 )
 def test_the_choice_under_a_budget(kinds, swept, budget, chosen):
   assert tables.choose(_ranked(*kinds.items()), _swept(**swept), budget).model == chosen
+
+
+def test_where_all_diverged_a_baseline_without_a_rank_is_left_but_no_control():
+  scores = _ranked(('a', 'full'), ('r', 'control'), ('B', 'baseline')).assign(rank=[1, None, None])
+  assert tables.choose(scores, _swept(a=np.nan, r=0.9, B=0.3)).model == 'B'
+  # It costs no budget, and is no rival of what is sound.
+  assert tables.choose(scores, _swept(a=0.1, r=0.9, B=0.3), 2).model == 'a'
 
 
 def test_the_ranking_lists_the_first_the_baseline_and_controls():
