@@ -14,7 +14,7 @@ from absl import logging
 from experts.data import batches, check
 from experts.models import resnet, weights
 from experts.phases import candidates, members, plans, predict, rounds, tasks, unfinished
-from experts.reporting import files, results, tables
+from experts.reporting import files, outcomes, results, tables
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -379,11 +379,11 @@ class Trainer:
 
   def _save(self, folder, kept):
     """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
-    kept = [each for each in kept if not math.isnan(each[1])]
-    if not kept:
+    number = outcomes.middle([accuracy for _, accuracy, _ in kept])
+    if number is None:
       logging.warning('transfer: %s: all retrained models diverged; none is kept', folder)
       return
-    trial, accuracy, params = sorted(kept, key=lambda each: each[1])[(len(kept) - 1) // 2]
+    trial, accuracy, params = kept[number]
     os.makedirs(folder, exist_ok=True)
     weights.save(f'{folder}/model.npz', params)
     described = {

@@ -128,7 +128,7 @@ def summarise(
 
   Args:
     chosen: upstream, method, task, model.
-    trials: task, model, split, accuracy (NaN of a run that diverged); rows of the split 'test' count.
+    trials: task, model, split, accuracy (NaN of a run that diverged, which counts as `outcomes.runs` says).
     groups: the group of each task; a task without one belongs to 'other tasks'.
     resamples: of the bootstrap.
     seed: of the bootstrap.
@@ -136,8 +136,8 @@ def summarise(
 
   Returns:
     upstream, method, level ('task', 'group'), name (of the task or group), value, low, high, runs (of all its tasks),
-    tasks. The value is NaN where a task of the group has no runs, low and high also where a task has only one. Runs that
-    diverged do not count; with `cluster` there is then no interval, for the selections are no longer of one size.
+    diverged (of these runs), tasks. The value is NaN where a task of the group has no runs, low and high also where a task
+    has only one.
 
   Raises:
     ValueError: `cluster` with runs of unknown `selection`, or with selections of different sizes.
@@ -148,18 +148,15 @@ def summarise(
       "resampling by selection needs trials whose column 'selection' is filled; without it resample runs: "
       f'{_BY_RUN}'
     )
-  runs = dict(list(tested.groupby(['task', 'model'])))
+  runs = dict(list(outcomes.runs(trials).groupby(['task', 'model'])))
 
   @functools.cache
-  def draw(task: str, model: str) -> tuple[float, np.ndarray, int]:
+  def draw(task: str, model: str) -> tuple[float, np.ndarray, int, int]:
     statistic = getattr(np, outcomes.statistic(groups.get(task)))
     part, unknown = runs.get((task, model)), np.full(resamples, np.nan)
-    if part is None or part.accuracy.isna().all():
-      return float('nan'), unknown, 0
-    whole = part.accuracy.notna().all()
-    values = part.accuracy.dropna().to_numpy()
-    if cluster and not whole:
-      return float(statistic(values)), unknown, len(values)
+    if part is None:
+      return float('nan'), unknown, 0, 0
+    values = part.accuracy.to_numpy()
     # A task's draws do not depend on what else is in the table.
     of_task = [seed, zlib.crc32(task.encode())]
     clusters = part.selection if cluster else None
@@ -167,7 +164,7 @@ def summarise(
       draws = statistics.resample(values, statistic, resamples, of_task, clusters)
     except ValueError as error:
       raise ValueError(f'model {model!r} on task {task!r}: {error} (or {_BY_RUN})') from error
-    return float(statistic(values)), draws, len(values)
+    return float(statistic(values)), draws, len(values), int(part.diverged.sum())
 
   rows = []
   for (upstream, method), part in chosen.groupby(['upstream', 'method'], sort=False):
@@ -175,12 +172,34 @@ def summarise(
     parts = {('task', task): [task] for task in found}
     parts |= {('group', name): names for name, names in _by_group(found, groups).items()}
     for (level, name), names in parts.items():
-      values, draws, counts = zip(*(found[task] for task in names), strict=True)
+      values, draws, counts, lost = zip(*(found[task] for task in names), strict=True)
       low, high = statistics.interval(functools.reduce(np.add, draws) / len(names))
       rows.append(
-        (upstream, method, level, name, np.mean(values), low, high, sum(counts), len(names))
+        (
+          upstream,
+          method,
+          level,
+          name,
+          np.mean(values),
+          low,
+          high,
+          sum(counts),
+          sum(lost),
+          len(names),
+        )
       )
-  columns = ['upstream', 'method', 'level', 'name', 'value', 'low', 'high', 'runs', 'tasks']
+  columns = [
+    'upstream',
+    'method',
+    'level',
+    'name',
+    'value',
+    'low',
+    'high',
+    'runs',
+    'diverged',
+    'tasks',
+  ]
   return pd.DataFrame(rows, columns=columns)
 
 

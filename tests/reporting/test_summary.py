@@ -297,13 +297,13 @@ def test_methods_hold_the_budget_and_controls_have_methods_of_their_own():
 
 
 @pytest.mark.parametrize('cluster', [False, True])
-def test_runs_that_diverged_do_not_count(cluster):
+def test_runs_that_diverged_count_as_nothing_right(cluster):
   runs = {'t': [0.5, 0.6, _NAN, 0.7], 'u': [_NAN, _NAN], 'v': [0.5, 0.5]}
   table = _summarise(runs, {}, cluster=cluster)
-  assert table.value['t'] == pytest.approx(0.6)
-  assert table.runs['t'] == 3
-  assert np.isnan(table.value['u'])
-  assert table.runs['u'] == 0
-  assert np.isnan(table.value['other tasks'])
-  # Selections of which one has lost a run are no longer of one size.
-  assert np.isnan(table.low['t']) == cluster
+  assert table.value[['t', 'u', 'v']].tolist() == pytest.approx([0.55, 0, 0.5])
+  assert table.value['other tasks'] == pytest.approx(0.35)
+  assert table.runs[['t', 'u', 'other tasks']].tolist() == [4, 2, 8]
+  assert table.diverged[['t', 'u', 'v', 'other tasks']].tolist() == [1, 2, 0, 3]
+  # The resampled runs hold it too.
+  assert table.low['t'] < 0.5
+  assert (table.low['u'], table.high['u']) == (0, 0)

@@ -114,6 +114,21 @@ def test_nothing_fine_tuned_leaves_dashes():
   ]  # fmt: skip
 
 
+def test_runs_that_diverged_are_counted_and_got_nothing_right():
+  trials = _trials(
+    [('digits', m, seed, 'test', a) for m in ('base', 'full:greek') for seed, a in enumerate((0.8, 0.7))]
+    + [('digits', 'full:greek', 2, 'test', np.nan), ('digits', 'full:greek', 3, 'test', np.nan)]
+    + [('letters', 'base', 0, 'validation', np.nan)]
+  )  # fmt: skip
+  table = tables.report_table(_SCORES, trials).set_index('task')
+  assert table['chosen accuracy']['digits'] == pytest.approx(0.35)
+  assert table['best by hindsight']['digits'] == 'base'
+  assert table.retrains[['digits', 'letters']].tolist() == [
+    '2 to 4, 2 of 6 diverged', '1, 1 of 1 diverged'
+  ]  # fmt: skip
+  assert table['baseline accuracy']['letters'] == 0
+
+
 def test_other_strategies_do_not_mix_in():
   other = _SCORES.assign(strategy='linear', score=1 - _SCORES.score)
   other = other.assign(rank=_ranks(other))
