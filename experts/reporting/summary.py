@@ -21,7 +21,13 @@ STRATEGIES = {'epn': 'EPN', 'kl': 'KL', 'knn': 'kNN'}
 _TITLES = {name: text for name, (text, *_) in canvas.STRATEGIES.items()} | STRATEGIES
 BASELINE = 'Baseline'
 CONTROL = 'Control:'
-_CONTROLS = {'control': 'random slices', 'checkpoint': 'checkpoints'}
+# By kind, and the beginning of a model's name, which says what an expert on a random slice was trained as.
+_CONTROLS = {
+  ('control', 'full:'): 'full experts on random slices',
+  ('control', 'adapter:'): 'adapters on random slices',
+  ('control', ''): 'random slices',
+  ('checkpoint', ''): 'checkpoints',
+}
 _POOLS = {
   'Adapters': ('baseline', 'adapter'),
   'Full': ('baseline', 'full'),
@@ -40,7 +46,8 @@ def methods(
   A method is the baseline, or a strategy's choice in a part of the pool (`tables.choose`): 'Full (kNN)', 'Adapters (EPN)',
   'All Experts (kNN)' and, where the pool has other kinds of models, 'All Models (kNN)'; the baseline belongs to each. Of a
   pool with several upstream data sets there are the methods within each, and those over all experts. Controls that were
-  fine-tuned have methods of their own, the best of them by the strategy's score ([EXP] App. G).
+  fine-tuned have methods of their own, the best of them by the strategy's score; full and adapter experts on random slices
+  are apart ([EXP] App. G).
 
   Args:
     scores: task, model, kind, strategy, score, rank.
@@ -97,15 +104,21 @@ def methods(
 
 def _controls(scores: pd.DataFrame, trials: pd.DataFrame) -> list[pd.DataFrame]:
   """Of the random slices and of the checkpoints of the baseline that were fine-tuned, the best by each strategy's score."""
-  tried = scores[scores.kind.isin(_CONTROLS)]
+  tried = scores[scores.kind.isin([kind for kind, _ in _CONTROLS])]
   if tried.empty:
     return []
   tried = tried.merge(trials[['task', 'model']].drop_duplicates(), on=['task', 'model'])
   tried = tried[tried.score.notna()].sort_values('score', ascending=False, kind='stable')
+  begins = lambda row: next(
+    title
+    for (kind, start), title in _CONTROLS.items()
+    if row.kind == kind and row.model.startswith(start)
+  )
+  titles = pd.Series([begins(row) for row in tried.itertuples()], tried.index, dtype=object)
   found = []
   for strategy in sorted(tried.strategy.unique(), key=_place):
-    for kind, title in _CONTROLS.items():
-      best = tried[(tried.strategy == strategy) & (tried.kind == kind)].drop_duplicates('task')
+    for title in _CONTROLS.values():
+      best = tried[(tried.strategy == strategy) & (titles == title)].drop_duplicates('task')
       method = f'{CONTROL} {title} ({_TITLES.get(strategy, strategy)})'
       found.append(best.assign(upstream='', method=method, pool=CONTROL))
   return found

@@ -180,7 +180,7 @@ def test_filters_hold_in_every_phase_and_controls_are_rows_of_their_own(folder):
   report = folder / 'filtered/report'
   methods = files.read(report / 'exp_table_1.csv').method.tolist()
   assert [n for n in methods if n.startswith('Control:') and n.endswith('(kNN)')] == [
-    'Control: random slices (kNN)',
+    'Control: full experts on random slices (kNN)',
     'Control: checkpoints (kNN)',
   ]
   overview = files.read(report / 'table.csv').iloc[0]

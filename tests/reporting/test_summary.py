@@ -307,3 +307,29 @@ def test_runs_that_diverged_count_as_nothing_right(cluster):
   # The resampled runs hold it too.
   assert table.low['t'] < 0.5
   assert (table.low['u'], table.high['u']) == (0, 0)
+
+
+def test_random_slices_of_full_and_of_adapter_experts_have_rows_of_their_own():
+  scores = pd.DataFrame(
+    [
+      ('t', 'B', 'baseline', 'knn', 0.6, 1),
+      ('t', 'full:random like a', 'control', 'knn', 0.5, _NAN),
+      ('t', 'full:random like b', 'control', 'knn', 0.7, _NAN),
+      ('t', 'adapter:random like a', 'control', 'knn', 0.4, _NAN),
+      ('u', 'adapter:random like b', 'control', 'knn', 0.9, _NAN),
+      ('t', 'theirs', 'control', 'knn', 0.3, _NAN),
+      ('t', 'full:B@4', 'checkpoint', 'knn', 0.2, _NAN),
+    ],
+    columns=['task', 'model', 'kind', 'strategy', 'score', 'rank'],
+  )
+  members = pd.DataFrame({'model': scores.model}).assign(upstream='u')
+  trials = scores[['task', 'model']].assign(split='validation', accuracy=0.5)
+  table = summary.methods(scores, members, trials)
+  found = table[table.pool == summary.CONTROL]
+  assert [*zip(found.method, found.task, found.model)] == [
+    ('Control: full experts on random slices (kNN)', 't', 'full:random like b'),
+    ('Control: adapters on random slices (kNN)', 'u', 'adapter:random like b'),
+    ('Control: adapters on random slices (kNN)', 't', 'adapter:random like a'),
+    ('Control: random slices (kNN)', 't', 'theirs'),
+    ('Control: checkpoints (kNN)', 't', 'full:B@4'),
+  ]
