@@ -16,11 +16,11 @@ class Plan(NamedTuple):
 
   Attributes:
     wanted: models, in the pool's order.
-    ranked: rows of scores.csv of the models that may be chosen, by the strategy that chooses.
+    scores: rows of scores.csv of the task and the strategy that chooses.
   """
 
   wanted: list[pool.Member]
-  ranked: pd.DataFrame
+  scores: pd.DataFrame
 
 
 def plan(
@@ -55,7 +55,7 @@ def plan(
     and by_name[model].trainable
     and (every or model in set(tried.model) or (by_name[model].kind == 'baseline' and len(tried)))
   ]
-  return Plan(wanted, able)
+  return Plan(wanted, rows)
 
 
 def _say(name: str, ranked: pd.DataFrame, tried: pd.DataFrame) -> None:

@@ -159,7 +159,8 @@ def _ranks(name, part, candidates, ranks) -> np.ndarray:
     agnostic = ranks.get('task_agnostic', nothing)
     if np.isnan(agnostic).all():
       return nothing
-    return strategies.hybrid(agnostic, ranks.get('knn', nothing))
+    trainable = np.array([member.trainable for member in candidates])
+    return strategies.hybrid(agnostic, ranks.get('knn', nothing), trainable)
   values = np.array([row['score'] for row in part], float)
   # A model that saw more images than another came further in a search by halving.
   seen = np.array([row.get('images', 0) for row in part], float) if name == 'knn' else 0

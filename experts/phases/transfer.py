@@ -13,7 +13,7 @@ from absl import logging
 from experts.data import batches, look, splits
 from experts.models import resnet, weights
 from experts.phases import candidates, members, plans, predict, rounds, sweeps, tasks, unfinished
-from experts.reporting import files, results, tables
+from experts.reporting import files, outcomes, results, tables
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
@@ -37,7 +37,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   tasks.write(
     config, workdir, tasks.load_all(config, tasks.sides_of(config, [*tuned.values()], settings))
   )
-  for name, (wanted, ranked) in plan.items():
+  for name, (wanted, scored) in plan.items():
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
@@ -53,8 +53,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       logging.warning(
         'transfer: %s: all trials of all models have diverged; lower config.transfer.learning_rates', name
       )  # fmt: skip
-    ranked = ranked[ranked.model.isin(list(trainers))]
-    best = tables.choose(ranked, table.frame(), config.select.budget).model if len(ranked) else ''
+    best = tables.choose(scored, table.frame(), config.select.budget).model
+    if trainers and (lost := [member.name for member in wanted if member.name not in trainers]):
+      logging.warning(
+        'transfer: %s: all trials of %s diverged; the choice is %s', name, ', '.join(lost), best
+      )
     for model, (trainer, points) in trainers.items():
       trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
     if 'dat' not in config.phases:
@@ -279,11 +282,11 @@ class Trainer:
 
   def _save(self, folder, kept):
     """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
-    kept = [each for each in kept if not math.isnan(each[1])]
-    if not kept:
+    number = outcomes.middle([accuracy for _, accuracy, _ in kept])
+    if number is None:
       logging.warning('transfer: %s: all retrained models diverged; none is kept', folder)
       return
-    trial, accuracy, params = sorted(kept, key=lambda each: each[1])[(len(kept) - 1) // 2]
+    trial, accuracy, params = kept[number]
     os.makedirs(folder, exist_ok=True)
     weights.save(f'{folder}/model.npz', params)
     described = {

@@ -139,6 +139,14 @@ def test_marks_are_regrets_and_their_mean(tmp_path, drawn):
   assert pd.read_csv(tmp_path / 'x.csv').task.tolist() == ['a', 'b']
 
 
+def test_means_of_regrets_are_over_the_tasks_that_all_have(tmp_path, drawn):
+  rows = [('a', 'knn', 1, 0.1), ('b', 'knn', 1, 0.3), ('a', 'linear', 1, 0.5)]
+  assert figures_strategies.relative_regret(_regrets(rows), tmp_path / 'x.png') == ''
+  (plot,) = drawn['x.png'].axes
+  last = [marks.get_offsets()[-1, 0] for marks in plot.collections]
+  assert sorted(last) == pytest.approx([10, 50])
+
+
 @pytest.mark.parametrize('turned', [False, True])
 def test_hybrid_bars_point_right_where_the_hybrid_is_better(tmp_path, drawn, turned):
   pair = ['hybrid', 'linear'][:: -1 if turned else 1]
