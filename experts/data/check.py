@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experts.data import look, splits
+from experts.data import layouts, look, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
@@ -144,6 +144,8 @@ def describe(task: splits.Task, data: str) -> list[str]:
   ]
   if out := left_out(task):
     lines.append(f'  not read: {out}')
+  if unused := unused_splits(task, data):
+    lines.append(f'  {unused}')
   if task.skipped:
     lines.append(f'  skipped: {len(task.skipped)} images that cannot be decoded')
     lines += _first(task.skipped)
@@ -164,6 +166,19 @@ def left_out(task: splits.Task) -> str:
   """What lay beside the images and was not read, such as '30 .HEIC, 10 without a suffix'."""
   found = task.train.intake.left_out if task.train.intake else {}
   return ', '.join(f'{number} {what}' for what, number in found.items())
+
+
+def unused_splits(task: splits.Task, data: str) -> str:
+  """The splits of people's own images that the task takes nothing from, such as 'turned (20)', and how it would."""
+  if not task.train.intake or not data.startswith('images:'):
+    return ''
+  taken = {layouts.split_of(name) or name for name in task.origin.values()}
+  unused = {name: n for name, n in task.train.intake.splits.items() if name not in taken}
+  if not unused:
+    return ''
+  part = next((part for part in ('test', 'validation') if part in task.drawn), 'train')
+  named = splits.some(f'{name} ({number})' for name, number in unused.items())
+  return f'splits that are not used: {named}; --config.tasks.{task.name}.{part}={next(iter(unused))} takes one'
 
 
 def warnings(task: splits.Task) -> list[str]:
