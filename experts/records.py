@@ -45,6 +45,10 @@ _READS = {
   'dat': ('upstream', 'tasks', 'pool'),
   'report': ('results', 'paper'),
 }
+# Those that make the workdir's own pool, in whose place another may be given.
+_OF_POOL = ('upstream', 'experts', 'domain_predictor')
+# Each goes on from what those before it left.
+_CHAIN = (*_OF_POOL, 'select', 'transfer', 'dat', 'report')
 # What is read of a folder that is no data set.
 _RESULTS = ('.csv', '.json', '.npz')
 
@@ -64,8 +68,9 @@ class Records:
       ValueError: names the fields, and what of the data changed.
     """
     for phase in self._config.phases:
-      if record := self.read(phase):
-        self._refuse_other_config(phase, record)
+      for known in (phase, *self._rests_on(phase)):
+        if record := self.read(known):
+          self._refuse_other_config(known, record, _INPUTS[phase])
     self._refuse_other_content()
 
   def read(self, phase: str) -> dict[str, Any]:
@@ -101,26 +106,38 @@ class Records:
     # What JSON gives back: tuples are lists there.
     return json.loads(json.dumps({name: fields[name] for name in _INPUTS[phase]}))
 
-  def _refuse_other_config(self, phase, record):
-    before, now = record['config'], self._inputs(phase)
+  def _rests_on(self, phase: str) -> tuple[str, ...]:
+    """The phases of this workdir from whose files a phase goes on, whether or not they are of this run."""
+    if phase not in _CHAIN or (phase == 'report' and self._config.results):
+      return ()
+    earlier = _CHAIN[: _CHAIN.index(phase)]
+    return tuple(name for name in earlier if not (self._config.pool and name in _OF_POOL))
+
+  def _refuse_other_config(self, phase, record, fields):
+    """Refuses where a phase was made with other values of those fields that it depends on."""
+    now = {name: value for name, value in self._inputs(phase).items() if name in fields}
     # A record may hold a field that no result depends on, such as the pool's bytes.
-    before = {name: value for name, value in before.items() if name in now}
+    before = {name: value for name, value in record['config'].items() if name in now}
     known = record.get('content')
     if known is None:
       logging.info(
         '%s was made before the content of data was kept: only its config is compared',
         self.path(phase),
       )
-    ours = self._content(phase)
     differing = [
       text
       for name, text in differences(before, now, 'is', 'was').items()
-      if not self._is_same_place(name, before, now, name in (known or {}) and name in ours)
+      if not self._is_same_place(
+        name, before, now, name in (known or {}) and name in self._content(phase)
+      )
     ]
     if differing:
+      own = f'{self._workdir}/pool.json'
+      only_chooses = phase in _OF_POOL and not set(_OF_POOL) & set(self._config.phases)
+      given = f' with --config.pool={own}' if only_chooses and os.path.exists(own) else ''
       raise ValueError(
         f'{self._workdir} holds the phase {phase!r} of another config; these fields differ: {", ".join(differing)}. '
-        'Take another --workdir, or the old values'
+        f'Take another --workdir{given}, or the old values'
       )
 
   def _is_same_place(self, name, before, now, compared) -> bool:
@@ -145,9 +162,9 @@ class Records:
     return os.path.realpath(os.path.join(os.path.expanduser(start), os.path.expanduser(path)))
 
   def _refuse_other_content(self):
-    found = {}
     for phase in self._config.phases:
-      found.update(self._content(phase))
+      self._content(phase)
+    found = {name: content for name, content in self._seen.items() if content}
     # Of all that is there: what a phase before read is what this run's rest on.
     for phase in _INPUTS:
       known = self.read(phase).get('content') or {}

@@ -410,3 +410,96 @@ def test_other_results_to_report_are_refused(tmp_path, workdir):
   (workdir / 'scores.csv').write_text('task,model,score\na,b,1\n')
   with pytest.raises(ValueError, match=r'other data: results: the file scores\.csv is another'):
     records.Records(config, str(workdir)).check()
+
+
+def _all_phases(folder, workdir):
+  """A workdir in which every phase has begun, for one config."""
+  config = _config(folder)
+  for phase in records._CHAIN:
+    _begin(config, workdir, phase)
+  return config
+
+
+@pytest.mark.parametrize(
+  ('phase', 'change', 'first', 'said'),
+  [
+    ('transfer', {'seed': 1}, 'upstream', 'seed (was 0, is 1)'),
+    ('dat', {'strategy': 'logme'}, 'select', "strategy (was 'knn', is 'logme')"),
+    ('dat', {'trials': '1x2'}, 'transfer', "trials (was '10x3', is '1x2')"),
+    ('report', {'select.budget': 9}, 'select', 'select.budget (was 1, is 9)'),
+    ('select', {'model.depth': 26}, 'upstream', 'model.depth (was 50, is 26)'),
+    ('experts', {'upstream.learning_rate': 0.5}, 'upstream', 'upstream.learning_rate (was'),
+  ],
+)
+def test_a_phase_run_alone_goes_on_from_the_same_config_only(
+  folder, workdir, phase, change, first, said
+):
+  config = _all_phases(folder, workdir)
+  for later in records._CHAIN[records._CHAIN.index(phase) :]:
+    os.remove(workdir / 'phases' / f'{later}.json')
+  config.phases = (phase,)
+  records.Records(config, str(workdir)).check()
+  config.update_from_flattened_dict(change)
+  with pytest.raises(ValueError) as error:
+    records.Records(config, str(workdir)).check()
+  start = f'{workdir} holds the phase {first!r} of another config; these fields differ: '
+  assert str(error.value).startswith(start)
+  assert said in str(error.value)
+  assert str(error.value).endswith('. Take another --workdir, or the old values')
+
+
+@pytest.mark.parametrize(
+  ('phase', 'change'),
+  [
+    # What only a phase behind it, or beside it, reads.
+    ('select', {'trials': '1x2', 'transfer.mixups': (0.5,), 'dat.batch_size': 8}),
+    ('transfer', {'dat.batch_size': 8, 'domain_predictor.batch_size': 8, 'paper': 'other.csv'}),
+    ('report', {'dat.batch_size': 8}),
+    ('upstream', {'strategy': 'logme', 'experts.count': 3}),
+  ],
+)
+def test_what_a_phase_does_not_rest_on_may_change(folder, workdir, phase, change):
+  config = _all_phases(folder, workdir)
+  for later in records._CHAIN[records._CHAIN.index(phase) :]:
+    if later == phase or phase == 'upstream':
+      os.remove(workdir / 'phases' / f'{later}.json')
+  config.phases = (phase,)
+  config.update_from_flattened_dict(change)
+  records.Records(config, str(workdir)).check()
+
+
+def test_a_phase_run_alone_knows_data_that_has_moved_by_its_content(folder, workdir, tmp_path):
+  config = _config(folder)
+  config.upstream.update(data=f'images:{folder}', test='')
+  _begin(config, workdir, 'upstream')
+  moved = shutil.copytree(folder, tmp_path / 'moved')
+  config.upstream.data = f'images:{moved}'
+  records.Records(config, str(workdir)).check()
+  _draw(moved / 'red', ['new.png'], 3)
+  with pytest.raises(ValueError, match=r"upstream' of other data: upstream\.data: .*'red' is new"):
+    records.Records(config, str(workdir)).check()
+
+
+def test_another_pool_or_other_results_stand_in_for_what_is_in_the_workdir(
+  folder, workdir, pool_path
+):
+  config = _config(folder)
+  for phase in ('upstream', 'experts'):
+    _begin(config, workdir, phase)
+  (workdir / 'pool.json').write_bytes(pool_path.read_bytes())
+  config.model.depth = 26
+  with pytest.raises(ValueError) as error:
+    records.Records(config, str(workdir)).check()
+  assert str(error.value).endswith(
+    f'. Take another --workdir with --config.pool={workdir}/pool.json, or the old values'
+  )
+  config.pool = str(pool_path)
+  records.Records(config, str(workdir)).check()
+  _begin(config, workdir, 'select')
+  config.phases = ('transfer',)
+  records.Records(config, str(workdir)).check()
+  config.seed = 1
+  with pytest.raises(ValueError, match=r"'select' of another config; .*: seed \(was 0, is 1\)"):
+    records.Records(config, str(workdir)).check()
+  config.update(phases=('report',), results=str(pool_path.parent))
+  records.Records(config, str(workdir)).check()

@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from experts import entry
-from experts.data import look, opening, sources, splits
+from experts.data import layouts, look, opening, sources, splits
 from experts.data.names import some
 
 
@@ -32,6 +32,8 @@ def describe(task: splits.Task, data: str) -> list[str]:
   ]
   if out := left_out(task):
     lines.append(f'  not read: {out}')
+  if unused := unused_splits(task):
+    lines.append(f'  {unused}')
   if task.skipped:
     lines.append(f'  skipped: {len(task.skipped)} images that cannot be decoded')
     lines += look.lines(task.skipped)
@@ -51,6 +53,19 @@ def extremes(task: splits.Task) -> tuple[tuple[str, int], tuple[str, int]]:
 def left_out(task: splits.Task) -> str:
   """What lay beside the images and was not read, such as '30 .HEIC, 10 without a suffix'."""
   return task.train.intake.left_out_in_words if task.train.intake else ''
+
+
+def unused_splits(task: splits.Task) -> str:
+  """The splits of people's own images that the task takes nothing from, such as 'turned (20)', and how it would."""
+  if not task.train.intake or task.train.published:
+    return ''
+  taken = {layouts.split_of(name) or name for name in task.origin.values()}
+  unused = {name: n for name, n in task.train.intake.splits.items() if name not in taken}
+  if not unused:
+    return ''
+  part = next((part for part in ('test', 'validation') if part in task.drawn), 'train')
+  named = some(f'{name} ({number})' for name, number in unused.items())
+  return f'splits that are not used: {named}; --config.tasks.{task.name}.{part}={next(iter(unused))} takes one'
 
 
 def warnings(task: splits.Task) -> list[str]:

@@ -28,11 +28,13 @@ class Intake:
     left_out: what was not read and why -> files, e.g. {'.HEIC (needs pillow-heif)': 30, 'no suffix': 10}.
     notes: a line each on what was decided: a wrapping folder entered, odd folders, Training/ taken as train, the range
       of samples.
+    classes: the splits that hold images of each class.
   """
 
   splits: Mapping[str, int]
   left_out: Mapping[str, int]
   notes: tuple[str, ...] = ()
+  classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
 
   @property
   def left_out_in_words(self) -> str:
@@ -256,12 +258,23 @@ def check_task(dataset: Dataset, needed: int, every_class: bool = True) -> None:
     )
   empty = np.flatnonzero(np.bincount(dataset.labels, minlength=dataset.num_classes) == 0)
   if every_class and empty.size:
-    names = some(repr(dataset.class_names[label]) for label in empty)
-    raise ValueError(
-      f'{dataset.name}: no image of class {names}: add images, or remove the empty class'
-    )
+    raise ValueError(f'{dataset.name}: no image of class {_without_images(dataset, empty)}')
   if len(dataset) < needed:
     raise ValueError(
       f'{dataset.name}: {len(dataset)} images, but the split needs {needed}:'
       ' add images, or ask for a smaller split'
     )
+
+
+def _without_images(dataset: Dataset, empty: Sequence[int]) -> str:
+  """The names of some classes, where else they have images, and what to do."""
+  known = dataset.intake.classes if dataset.intake else {}
+  splits = {name: known.get(name, ()) for name in (dataset.class_names[label] for label in empty)}
+  said = [
+    repr(name) + (f' (its images are in {" and ".join(where)})' if where else '')
+    for name, where in splits.items()
+  ]
+  mend = 'add images, or remove the empty class'
+  if any(splits.values()):
+    mend = 'add images to this split, or remove the class from all splits'
+  return f'{some(said)}: {mend}'

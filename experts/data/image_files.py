@@ -50,13 +50,8 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
   where = printable(listing.root)
   found = _arrange(listing, where)
   ranges = {} if published else samples.find([image.file for image in found.images])
-  intake = Intake(
-    dict(sorted(collections.Counter(image.split for image in found.images).items(), key=_rank)),
-    _left_out(listing, found),
-    (*listing.notes, *found.notes, *samples.note(ranges)),
-  )
   if not found.images:
-    left = intake.left_out_in_words
+    left = Intake({}, _left_out(listing, found)).left_out_in_words
     raise ValueError(
       f'{where}: holds no image laid out as split/class/file or class/file{left and f" ({left})"}'
     )
@@ -66,6 +61,15 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
     raise ValueError(f'{where}: no split {split!r}; it has {", ".join(sorted(found.splits))}{odd}')
   class_of, names, edges = class_folders.classes(
     {image.folder for image in found.images}, found.empty, where
+  )
+  images = collections.Counter(image.split for image in found.images)
+  images = dict(sorted(images.items(), key=_rank))
+  holds = {(names[class_of[image.folder]], image.split) for image in found.images}
+  intake = Intake(
+    images,
+    _left_out(listing, found),
+    (*listing.notes, *found.notes, *samples.note(ranges)),
+    {name: tuple(split for split in images if (name, split) in holds) for name in names},
   )
   chosen = [image for image in found.images if image.split == asked]
   labels = np.array([class_of[image.folder] for image in chosen], np.int32)

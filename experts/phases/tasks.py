@@ -167,6 +167,7 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
   number = version.rpartition('/')[2]
   (_, least), (_, most) = check.extremes(task)
   copies = task.copies
+  notes = [*(task.train.intake.notes if task.train.intake else ()), check.unused_splits(task)]
   return {
     'task': task.name,
     'data': data,
@@ -188,7 +189,7 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
     'validation_copies': copies.validation if copies else None,
     'class_copies': copies.classes if copies else None,
     'one_image_classes': len(splits.one_image_classes(task)),
-    'notes': '; '.join(task.train.intake.notes) if task.train.intake else '',
+    'notes': '; '.join(filter(None, notes)),
   }
 
 

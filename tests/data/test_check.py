@@ -55,6 +55,43 @@ def test_a_sound_folder_is_described(tmp_path, capsys):
   ]
 
 
+def test_splits_that_are_not_used_are_named_with_the_field_that_takes_one(tmp_path, capsys):
+  for number, split in enumerate(('train', 'upright', 'turned')):
+    for kind, name in enumerate(('red', 'blue')):
+      _draw(tmp_path / split / name, 10 + number, 2 * number + kind)
+  code, out, _ = _run(capsys, f'images:{tmp_path}')
+  assert code == 0
+  assert out.splitlines()[5:] == [
+    '  splits that are not used: turned (24), upright (22); --config.tasks.mine.test=turned takes one'
+  ]
+  _, out, _ = _run(capsys, f'images:{tmp_path}', '--test=turned')
+  assert out.splitlines()[5:] == [
+    '  splits that are not used: upright (22); --config.tasks.mine.validation=upright takes one'
+  ]
+  _, out, _ = _run(capsys, f'images:{tmp_path}', '--test=turned', '--validation=upright')
+  assert 'not used' not in out
+  # A split that a task takes by itself, unless it is told otherwise, and one by another of its names.
+  (tmp_path / 'turned').rename(tmp_path / 'dev')
+  (tmp_path / 'upright').rename(tmp_path / 'test')
+  assert 'not used' not in _run(capsys, f'images:{tmp_path}', '--validation=dev')[1]
+  _, out, _ = _run(capsys, f'images:{tmp_path}', '--validation=train')
+  assert '  splits that are not used: validation (24); ' in out
+
+
+def test_rows_of_a_split_that_is_not_used_are_counted(tmp_path, capsys):
+  _two(tmp_path / 'a')
+  rows = [
+    f'{name}/{i}.png,{name},{"holdout" if i > 8 else "train"}'
+    for name in ('red', 'blue')
+    for i in range(12)
+  ]
+  (tmp_path / 'a/labels.csv').write_text('\n'.join(['file,label,split', *rows]))
+  _, out, _ = _run(capsys, f'images:{tmp_path}')
+  assert (
+    '  splits that are not used: holdout (6); --config.tasks.mine.test=holdout takes one' in out
+  )
+
+
 def test_all_bad_files_are_listed_with_their_paths_and_the_flag_that_skips_them(tmp_path, capsys):
   _broken(tmp_path)
   code, out, err = _run(capsys, f'images:{tmp_path}')

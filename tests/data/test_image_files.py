@@ -206,8 +206,12 @@ def test_hidden_files_and_folders_are_no_images(tmp_path, kind):
 def test_task_without_enough_data_is_refused(tmp_path, kind):
   files = {'train/a/1.png': _png(1), 'train/b/1.png': _png(1), 'test/c/1.png': _png(1)}
   data = open_dataset(f'images:{_make(tmp_path, files, kind)}', 'train')
-  with pytest.raises(ValueError, match="no image of class 'c'"):
+  with pytest.raises(ValueError) as error:
     check_task(data, 1)
+  assert str(error.value).endswith(
+    " train: no image of class 'c' (its images are in test): add images to this split, or remove the class from all "
+    'splits'
+  )
   (tmp_path / 'two').mkdir()
   del files['test/c/1.png']
   data = open_dataset(f'images:{_make(tmp_path / "two", files, kind)}', 'train')
@@ -227,7 +231,18 @@ def test_folder_without_a_file_is_an_empty_class(tmp_path):
   (path / 'train' / 'c').mkdir()
   data = open_dataset(f'images:{path}', 'train')
   assert data.class_names == ('a', 'b', 'c')
-  with pytest.raises(ValueError, match="no image of class 'c'"):
+  with pytest.raises(ValueError, match="no image of class 'c': add images, or remove the empty"):
+    check_task(data, 1)
+
+
+def test_a_table_whose_class_is_in_other_splits_alone_says_which(tmp_path):
+  rows = ['a.png,x,train', 'b.png,y,train', 'c.png,z,test', 'd.png,z,holdout', 'e.png,7,test']
+  files = {row.partition(',')[0]: _png(1) for row in rows}
+  files['labels.csv'] = '\n'.join(['file,label,split', *rows]).encode()
+  data = open_dataset(f'images:{_make(tmp_path, files, "folder")}', 'train')
+  with pytest.raises(
+    ValueError, match=r"'7' \(its images are in test\), 'z' .*in test and holdout"
+  ):
     check_task(data, 1)
 
 
