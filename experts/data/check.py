@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experts.data import layouts, look, splits
+from experts.data import layouts, listings, look, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
@@ -136,7 +136,7 @@ def describe(task: splits.Task, data: str) -> list[str]:
   (small, least), (large, most) = extremes(task)
   each = f'{least}' if least == most else f'{least} ({small}) to {most} ({large})'
   lines = [
-    f'task {task.name}: {data}',
+    f'task {task.name}: {listings.printable(data)}',
     f'  to fit: {fit} images of {task.origin["fit"]}',
     f'  to choose by: {validation} images {_of(task.origin["validation"])}',
     f'  to test: {test} images {_of(task.origin["test"])}',
