@@ -130,7 +130,8 @@ class Records:
     differing = [
       text
       for name, text in differences(before, now, 'is', 'was').items()
-      if not self._is_same_place(
+      if not _met_none(phase, record, name)
+      and not self._is_same_place(
         name, before, now, name in (known or {}) and name in self._content(phase)
       )
     ]
@@ -257,6 +258,15 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     elif then != digest:
       words.append(f'images{of} are others' if of else 'its content is another')
   return words
+
+
+def _met_none(phase: str, record: Record, name: str) -> bool:
+  """Whether a field says what to do with undecodable images, of which a phase that has finished met none.
+
+  Not so of tasks: those of prepared images are drawn otherwise once they were looked at.
+  """
+  raised = record['config'].get('image', {}).get('undecodable') == 'raise'
+  return name == 'image.undecodable' and phase in _OF_POOL and raised and record['finished']
 
 
 def _scheme(value: str) -> str:

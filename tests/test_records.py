@@ -446,3 +446,22 @@ def test_another_pool_or_other_results_stand_in_for_what_is_in_the_workdir(
     records.Records(config, str(workdir)).check()
   config.update(phases=('report',), results=str(pool_path.parent))
   records.Records(config, str(workdir)).check()
+
+
+def test_undecodable_images_of_a_task_may_be_skipped_after_the_pool_is_made(folder, workdir):
+  """As the message on them says; the same chain, or selection alone, then goes on."""
+  config = _config(folder)
+  _begin(config, workdir, 'upstream')
+  config.image.undecodable = 'skip'
+  for config.phases in (('upstream', 'select'), ('select',)):
+    with pytest.raises(ValueError, match=r"image\.undecodable \(was 'raise', is 'skip'\)"):
+      records.Records(config, str(workdir)).check()
+  config.image.undecodable = 'raise'
+  records.Records(config, str(workdir)).finish('upstream', 1.0)
+  config.image.undecodable = 'skip'
+  for config.phases in (('upstream', 'select'), ('select',)):
+    records.Records(config, str(workdir)).check()
+  records.Records(config, str(workdir)).finish('upstream', 1.0)
+  config.image.undecodable = 'raise'
+  with pytest.raises(ValueError, match=r"image\.undecodable \(was 'skip', is 'raise'\)"):
+    records.Records(config, str(workdir)).check()
