@@ -118,8 +118,7 @@ class Records:
     now = {name: value for name, value in self._inputs(phase).items() if name in fields}
     # A record may hold a field that no result depends on, such as the pool's bytes.
     before = {name: value for name, value in record['config'].items() if name in now}
-    known = record.get('content')
-    if known is None:
+    if record.get('content') is None:
       logging.info(
         '%s was made before the content of data was kept: only its config is compared',
         self.path(phase),
@@ -127,9 +126,8 @@ class Records:
     differing = [
       text
       for name, text in differences(before, now, 'is', 'was').items()
-      if not self._is_same_place(
-        name, before, now, name in (known or {}) and name in self._content(phase)
-      )
+      if not _met_none(phase, record, name)
+      and not self._is_same_place(name, before, now)
     ]
     if differing:
       own = f'{self._workdir}/pool.json'
@@ -140,14 +138,20 @@ class Records:
         f'Take another --workdir{given}, or the old values'
       )
 
-  def _is_same_place(self, name, before, now, compared) -> bool:
+  def _is_same_place(self, name, before, now) -> bool:
     """Whether two values are one path, or paths whose content is compared instead."""
     if name not in self._paths():
       return False
     old, new = (str(configs.leaves(part).get(name, '')) for part in (before, now))
     if not (old and new) or (sources.own(old) is None) != (sources.own(new) is None):
       return False
-    return compared or self._real(old) == self._real(new)
+    return self._real(old) == self._real(new) or self._is_compared(name)
+
+  def _is_compared(self, name: str) -> bool:
+    """Whether some phase kept the content of a field, which `_refuse_other_content` then holds against that of now."""
+    kept = any(name in (self.read(phase).get('content') or {}) for phase in _INPUTS)
+    looks = dict(self._looks(name.partition('.')[0])) if kept else {}
+    return name in looks and bool(self._see(name, looks[name]))
 
   def _paths(self) -> set[str]:
     data = {'upstream.data', *(f'tasks.{name}.data' for name in self._config.get('tasks', {}))}
@@ -184,14 +188,18 @@ class Records:
     found = {}
     for section in _READS[phase]:
       for name, look in self._looks(section):
-        if name not in self._seen:
-          self._seen[name] = {
-            part: {key: f'{number} {digest}' for key, (number, digest) in content.items()}
-            for part, content in look().items()
-          }
-        if self._seen[name]:
-          found[name] = self._seen[name]
+        if content := self._see(name, look):
+          found[name] = content
     return found
+
+  def _see(self, name, look) -> dict[str, Any]:
+    """What a look at the data of a field finds; once a run."""
+    if name not in self._seen:
+      self._seen[name] = {
+        part: {key: f'{number} {digest}' for key, (number, digest) in content.items()}
+        for part, content in look().items()
+      }
+    return self._seen[name]
 
   def _looks(self, section: str) -> Iterator[tuple[str, Callable[[], dict[str, contents.Content]]]]:
     """The fields of a section that name data, each with what looks at it."""
@@ -253,6 +261,15 @@ def _changed_names(before: Mapping[str, str], now: Mapping[str, str]) -> list[st
     elif then != digest:
       words.append(f'images{of} are others' if of else 'its content is another')
   return words
+
+
+def _met_none(phase: str, record: Record, name: str) -> bool:
+  """Whether a field says what to do with undecodable images, of which a phase that has finished met none.
+
+  Not so of tasks: those of prepared images are drawn otherwise once they were looked at.
+  """
+  raised = record['config'].get('image', {}).get('undecodable') == 'raise'
+  return name == 'image.undecodable' and phase in _OF_POOL and raised and record['finished']
 
 
 def _of_upstream(section: Config, data_dir: str) -> dict[str, contents.Content]:

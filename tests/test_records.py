@@ -110,6 +110,19 @@ _CHANGES = {
 }
 
 
+def test_a_phase_that_reads_no_data_itself_takes_a_copy_of_it_for_the_same(folder, workdir):
+  phases = ('select', 'transfer', 'report')
+  for phase in phases:
+    _begin(_config(folder, phases=phases), workdir, phase)
+  copy = folder.with_name('copy')
+  shutil.copytree(folder, copy)
+  assert _check(_config(copy, phases=phases), workdir) == ''
+  assert _check(_config(copy, phases=('report',)), workdir) == ''
+  _draw(copy / 'red', ['new.png'], 7)
+  for asked in (phases, ('report',)):
+    assert _check(_config(copy, phases=asked), workdir) == "tasks.mine.data: 1 image of 'red' is new"
+
+
 def test_a_split_that_a_task_takes_without_being_told_is_known_too(folder, workdir):
   splits = folder.with_name('splits')
   for split in ('train', 'valid', 'Testing'):
@@ -503,3 +516,22 @@ def test_another_pool_or_other_results_stand_in_for_what_is_in_the_workdir(
     records.Records(config, str(workdir)).check()
   config.update(phases=('report',), results=str(pool_path.parent))
   records.Records(config, str(workdir)).check()
+
+
+def test_undecodable_images_of_a_task_may_be_skipped_after_the_pool_is_made(folder, workdir):
+  """As the message on them says; the same chain, or selection alone, then goes on."""
+  config = _config(folder)
+  _begin(config, workdir, 'upstream')
+  config.image.undecodable = 'skip'
+  for config.phases in (('upstream', 'select'), ('select',)):
+    with pytest.raises(ValueError, match=r"image\.undecodable \(was 'raise', is 'skip'\)"):
+      records.Records(config, str(workdir)).check()
+  config.image.undecodable = 'raise'
+  records.Records(config, str(workdir)).finish('upstream', 1.0)
+  config.image.undecodable = 'skip'
+  for config.phases in (('upstream', 'select'), ('select',)):
+    records.Records(config, str(workdir)).check()
+  records.Records(config, str(workdir)).finish('upstream', 1.0)
+  config.image.undecodable = 'raise'
+  with pytest.raises(ValueError, match=r"image\.undecodable \(was 'skip', is 'raise'\)"):
+    records.Records(config, str(workdir)).check()

@@ -15,7 +15,7 @@ import numpy as np
 
 from experts import entry
 from experts.data import layouts, look, opening, sources, splits
-from experts.data.names import some
+from experts.data.names import printable, some
 
 
 def describe(task: splits.Task, data: str) -> list[str]:
@@ -24,7 +24,7 @@ def describe(task: splits.Task, data: str) -> list[str]:
   (small, least), (large, most) = extremes(task)
   each = f'{least}' if least == most else f'{least} ({small}) to {most} ({large})'
   lines = [
-    f'task {task.name}: {data}',
+    f'task {task.name}: {printable(data)}',
     f'  to fit: {fit} images of {task.origin["fit"]}',
     f'  to choose by: {validation} images {_of(task.origin["validation"])}',
     f'  to test: {test} images {_of(task.origin["test"])}',

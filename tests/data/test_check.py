@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experts import entry
-from experts.data import check
+from experts.data import check, sources
 
 
 def _draw(folder, number, seed=0):
@@ -129,6 +129,30 @@ def test_it_ends_with_1_where_a_run_would(tmp_path, capsys, write, message):
   assert err.startswith('error: ')
   assert message in err
   assert len(err.splitlines()) == 1
+
+
+def test_names_with_control_characters_are_spelled_out(tmp_path, capsys):
+  root = tmp_path / 'pho\ntos'
+  _draw(root / 'red\nwarning: all is lost', 15, 1)
+  _draw(root / 'blue\x1b[2J', 12, 2)
+  # A joiner within a word, as Persian has it, is a letter's.
+  _draw(root / 'می\u200cروم', 13, 3)
+  (root / 'blue\x1b[2J' / 'a\rb.png').write_bytes(b'')
+  (root / 'blue\x1b[2J' / 'c.te\nxt').write_bytes(b'')
+  code, out, err = _run(capsys, f'images:{root}')
+  assert (code, out) == (1, '')
+  assert f'{tmp_path}/pho\\ntos/blue\\x1b[2J/a\\rb.png: ' in err
+  assert set('\r\x1b') & set(err) == set()
+  code, out, _ = _run(capsys, f'images:{root}', '--undecodable=skip')
+  assert code == 0
+  assert set('\r\x1b') & set(out) == set()
+  first, *_, numbers, odd, skipped, fault = out.splitlines()
+  assert first == f'task mine: images:{tmp_path}/pho\\ntos'
+  assert '(red\\nwarning: all is lost) images of each' in numbers
+  assert odd == '  not read: 1 not an image: .te\\nxt'
+  assert (skipped.split(':')[0], len(fault.splitlines())) == ('  skipped', 1)
+  names = sources.open_dataset(f'images:{root}', 'train').class_names
+  assert names == ('blue\\x1b[2J', 'red\\nwarning: all is lost', 'می\u200cروم')
 
 
 def test_copies_and_lone_classes_are_warned_of(tmp_path, capsys):
