@@ -16,7 +16,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-from experts.data import look, splits
+from experts.data import leaks, look, splits
 from experts.data.dataset import MEND, Dataset, UndecodableImage
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
@@ -169,7 +169,13 @@ def left_out(task: splits.Task) -> str:
 def warnings(task: splits.Task) -> list[str]:
   """What makes the results of a task worth less than they look, a line each."""
   lines = []
-  if one := splits.one_image_classes(task):
+  untrained = leaks.untrained_classes(task)
+  if untrained:
+    lines.append(
+      f'classes that are tested, and of which no image trains: {len(untrained)} ({splits.some(untrained)}): add images of '
+      'them, or groups'
+    )
+  if one := [name for name in splits.one_image_classes(task) if name not in untrained]:
     lines.append(
       f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({splits.some(one)})'
     )

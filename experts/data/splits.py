@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.model_selection import train_test_split
 
-from experts.data import look, sources
+from experts.data import draws, look, sources
 from experts.data.dataset import Dataset, join
 
 # Names of the parts of a task.
@@ -116,7 +116,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   if in_order:
     used, rest = np.arange(number), np.arange(0)
   else:
-    used, rest = _split(train, np.arange(len(train)), number, seed, _groups(train))
+    used, rest = _draw(train, np.arange(len(train)), number, seed, _groups(train))
   if chosen_by:
     fit = used
     own, _ = _split(chosen_by, np.arange(len(chosen_by)), for_validation, seed)
@@ -124,7 +124,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   elif in_order:
     fit, validates = np.split(used, [number - for_validation])
   else:
-    fit, validates = _split(train, used, len(used) - for_validation, seed, _groups(train))
+    fit, validates = _draw(train, used, len(used) - for_validation, seed, _groups(train))
   whole = join(f'{train.name} and {validation}', [train, chosen_by]) if chosen_by else train
   if test:
     tests = sources.open_dataset(spec.data, test, data_dir)
@@ -315,12 +315,12 @@ def _drawn_again(
   unit = _together(dict(zip(kept.tolist(), same.tolist(), strict=True)), _groups(task.train))
   found = {}
   if 'test' in task.drawn:
-    kept, test = _split(task.train, kept, len(kept) - len(left['test']), seed, unit)
+    kept, test = _draw(task.train, kept, len(kept) - len(left['test']), seed, unit)
     found['test'] = np.sort(test)
   found['fit'] = kept
   if 'validation' in task.drawn:
     validates = len(left['validation'])
-    found['fit'], found['validation'] = _split(task.train, kept, len(kept) - validates, seed, unit)
+    found['fit'], found['validation'] = _draw(task.train, kept, len(kept) - validates, seed, unit)
   return found
 
 
@@ -351,6 +351,19 @@ def _copies(task: Task, numbers: Mapping[str, np.ndarray]) -> Copies:
 
 def _of(places: Sequence[tuple[str, int]], part: str) -> np.ndarray:
   return np.array([one == part for one, _ in places])
+
+
+def _draw(
+  dataset: Dataset,
+  indices: np.ndarray,
+  first: int,
+  seed: int,
+  unit: Mapping[int, int] | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `_split`, and no class of the second part is without an image in the first, which trains, if that can be."""
+  one, other = _split(dataset, indices, first, seed, unit)
+  number = (lambda index: index) if unit is None else unit.__getitem__
+  return draws.cover(dataset.labels, one, other, number, frozenset(), seed)
 
 
 def _split(

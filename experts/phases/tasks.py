@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import check, natural6, splits, vtab
+from experts.data import check, leaks, natural6, splits, vtab
 from experts.data.splits import Task, load
 from experts.phases import members
 from experts.reporting import files, outcomes, summary
@@ -190,6 +190,7 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
     'validation_copies': copies.validation if copies else None,
     'class_copies': copies.classes if copies else None,
     'one_image_classes': len(splits.one_image_classes(task)),
+    'untrained_classes': len(leaks.untrained_classes(task)),
     'notes': '; '.join(task.train.intake.notes) if task.train.intake else '',
   }
 
