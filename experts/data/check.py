@@ -190,12 +190,28 @@ def warnings(task: splits.Task) -> list[str]:
       f'{copies.validation} of {len(task.validation)} images to choose by are copies of images to fit '
       f'({copies.examples["validation"]})'
     )
+  lines += _of_parted_groups(task)
   if copies and copies.classes:
     lines.append(
       f'{copies.classes} images are copies of an image of another class: one of the labels is wrong '
       f'({copies.examples["classes"]})'
     )
   return [f'task {task.name}: {line}' for line in lines]
+
+
+def _of_parted_groups(task: splits.Task) -> list[str]:
+  lines, parted = [], leaks.parted_groups(task)
+  if parted.test:
+    lines.append(
+      f'{parted.test} of {len(task.test_indices)} test images belong to groups that train, such as '
+      f'{parted.examples["test"]!r}: its test accuracy would say little of other groups'
+    )
+  if parted.validation:
+    lines.append(
+      f'{parted.validation} of {len(task.validation)} images to choose by belong to groups to fit, such as '
+      f'{parted.examples["validation"]!r}'
+    )
+  return lines
 
 
 def _first(faults: Sequence[str]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -116,7 +116,11 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   if in_order:
     used, rest = np.arange(number), np.arange(0)
   else:
-    used, rest = _draw(train, np.arange(len(train)), number, seed, _groups(train))
+    given = _given_groups(train, chosen_by)
+    # Where all of the split is used, what may not be tested trains; elsewhere it is left over.
+    stays = frozenset() if spec.train_images else given
+    used, rest = _draw(train, np.arange(len(train)), number, seed, _groups(train), stays)
+    rest = _without(rest, _groups(train), given)
   if chosen_by:
     fit = used
     own, _ = _split(chosen_by, np.arange(len(chosen_by)), for_validation, seed)
@@ -134,6 +138,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   else:
     tests = whole
     _, test_indices = _split(train, rest, max(len(rest) - held_out, 0), seed, _groups(train))
+  _refuse_empty(name, train, {'choose by': validates, 'test': test_indices})
   drawn = () if in_order else ('fit', *['validation'][bool(chosen_by) :], *['test'][bool(test) :])
   held = f'held out of {spec.train}'
   return Task(
@@ -163,7 +168,7 @@ def settle(
 
   Returns:
     The task without these images. Where images of the same pixels fell on both sides of what was drawn by chance, it is
-    drawn again, with these on one side.
+    drawn again, with these on one side; those of a given validation split are then not tested.
 
   Raises:
     ValueError: nothing is left of a part, or of a class to train on; names the task.
@@ -177,8 +182,10 @@ def settle(
   if task.every_class:
     _check_classes(task, np.concatenate([left['fit'], left['validation']]))
   numbers = _numbers(task, left, seen)
-  if _straddle([numbers[part] for part in task.drawn]):
-    left |= _drawn_again(task, left, numbers, seed)
+  units = _units(task, left, numbers)
+  given = _given_units(task, left, units)
+  if given or _straddle([numbers[part] for part in task.drawn]):
+    left |= _drawn_again(task, left, units, given, seed)
     numbers = _numbers(task, left, seen)
   settled = dataclasses.replace(
     task,
@@ -281,6 +288,50 @@ def _groups(dataset: Dataset) -> dict[int, int] | None:
   return {i: numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(dataset.groups)}
 
 
+def _given_groups(train: Dataset, chosen_by: Dataset | None) -> frozenset[int]:
+  """The numbers of the groups that have images in a validation split of its own, too."""
+  names = set(chosen_by.groups if chosen_by else ()) - {''}
+  numbers = _groups(train) or {}
+  return frozenset(numbers[i] for i, name in enumerate(train.groups) if name in names)
+
+
+def _without(indices: np.ndarray, unit: Mapping[int, int] | None, units: Set[int]) -> np.ndarray:
+  if not units:
+    return indices
+  return indices[[unit[int(i)] not in units for i in indices]]
+
+
+def _refuse_empty(name: str, train: Dataset, parts: Mapping[str, np.ndarray]) -> None:
+  for purpose, indices in parts.items():
+    if not len(indices):
+      what = 'group' if train.groups else 'image'
+      raise ValueError(
+        f'config.tasks.{name}: no {what} is left to {purpose}: all train, or are in another split: add {what}s, or a split '
+        'for it'
+      )
+
+
+def _units(
+  task: Task, left: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray]
+) -> dict[int, int]:
+  """Index into the images to train on -> a number, the same for those of a group or of the same pixels."""
+  parts = [part for part in PARTS if task.part(part)[0] is task.train]
+  indices, same = (np.concatenate([each[part] for part in parts]) for each in (left, numbers))
+  return _together(dict(zip(indices.tolist(), same.tolist(), strict=True)), _groups(task.train))
+
+
+def _given_units(
+  task: Task, left: Mapping[str, np.ndarray], units: Mapping[int, int]
+) -> frozenset[int]:
+  """What a drawn test must not have, for a split that is given validates it; empty if it has none, or nothing else."""
+  if 'test' not in task.drawn or 'validation' in task.drawn:
+    return frozenset()
+  given = frozenset(units[int(i)] for i in left['validation'])
+  own = {part: {units[int(i)] for i in left[part]} for part in task.drawn}
+  free = set().union(*own.values()) - given
+  return given if own['test'] & given and free else frozenset()
+
+
 def _together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapping[int, int]:
   """The numbers of `first`, made equal for images that are joined by either, however indirectly."""
   if second is None:
@@ -307,15 +358,17 @@ def _straddle(parts: Sequence[np.ndarray]) -> bool:
 
 
 def _drawn_again(
-  task: Task, left: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray], seed: int
+  task: Task,
+  left: Mapping[str, np.ndarray],
+  unit: Mapping[int, int],
+  given: Set[int],
+  seed: int,
 ) -> dict[str, np.ndarray]:
-  """The drawn parts, with images of one number on one side, and of about the same sizes."""
+  """The drawn parts, with images of one number on one side, none of `given` tested, and of about the same sizes."""
   kept = np.concatenate([left[part] for part in task.drawn])
-  same = np.concatenate([numbers[part] for part in task.drawn])
-  unit = _together(dict(zip(kept.tolist(), same.tolist(), strict=True)), _groups(task.train))
   found = {}
   if 'test' in task.drawn:
-    kept, test = _draw(task.train, kept, len(kept) - len(left['test']), seed, unit)
+    kept, test = _draw(task.train, kept, len(kept) - len(left['test']), seed, unit, given)
     found['test'] = np.sort(test)
   found['fit'] = kept
   if 'validation' in task.drawn:
@@ -359,11 +412,12 @@ def _draw(
   first: int,
   seed: int,
   unit: Mapping[int, int] | None = None,
+  stays: Set[int] = frozenset(),
 ) -> tuple[np.ndarray, np.ndarray]:
   """As `_split`, and no class of the second part is without an image in the first, which trains, if that can be."""
-  one, other = _split(dataset, indices, first, seed, unit)
+  one, other = _split(dataset, indices, first, seed, unit, stays)
   number = (lambda index: index) if unit is None else unit.__getitem__
-  return draws.cover(dataset.labels, one, other, number, frozenset(), seed)
+  return draws.cover(dataset.labels, one, other, number, stays, seed)
 
 
 def _split(
@@ -372,6 +426,7 @@ def _split(
   first: int,
   seed: int,
   unit: Mapping[int, int] | None = None,
+  stays: Set[int] = frozenset(),
 ) -> tuple[np.ndarray, np.ndarray]:
   """Two disjoint parts, the first of `first` images, each with the classes in proportion.
 
@@ -383,6 +438,7 @@ def _split(
     first: images of the first part; about so many where units are larger than an image.
     seed: of the draw.
     unit: index -> a number; images of one number stay together.
+    stays: those numbers whose images are all in the first part, even if these are more than `first`.
   """
   if first == len(indices):
     return indices, indices[:0]
@@ -390,13 +446,18 @@ def _split(
     return indices[:0], indices
   own = np.arange(len(indices)) if unit is None else np.array([unit[int(i)] for i in indices])
   rows = np.sort(np.unique(own, return_index=True)[1])  # the first image of each unit
-  number = min(max(round(first * len(rows) / len(indices)), 1), len(rows) - 1)
+  kept = np.isin(own[rows], list(stays))
+  if kept.all() or len(rows) == 1:
+    return indices, indices[:0]
+  number = max(min(max(round(first * len(rows) / len(indices)), 1), len(rows) - 1), kept.sum())
   labels = dataset.labels[indices[rows]]
   counts = np.bincount(labels)
-  alone = counts[labels] == 1
+  alone = kept | (counts[labels] == 1)
   if alone.sum() >= number or alone.all():
     # More such classes than the first part holds: chance decides.
-    alone = np.zeros(len(rows), bool)
+    alone = kept
+  if number == kept.sum():
+    return indices[np.isin(own, own[rows[kept]])], indices[~np.isin(own, own[rows[kept]])]
   rest, number = rows[~alone], number - int(alone.sum())
   labels = dataset.labels[indices[rest]]
   counts = np.bincount(labels)

@@ -188,6 +188,7 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
     'left_out': check.left_out(task),
     'test_copies': copies.test if copies else None,
     'validation_copies': copies.validation if copies else None,
+    'test_groups': leaks.parted_groups(task).test,
     'class_copies': copies.classes if copies else None,
     'one_image_classes': len(splits.one_image_classes(task)),
     'untrained_classes': len(leaks.untrained_classes(task)),

@@ -99,3 +99,70 @@ def test_units_of_the_same_size_are_exchanged_and_what_stays_stays():
   # Nothing may leave: the part that trains would take all.
   train, rest = draws.cover(labels, np.arange(6), np.array([6, 7]), unit, frozenset({0, 1}), 0)
   assert (train.tolist(), rest.tolist()) == ([0, 1, 2, 3, 4, 5], [6, 7])
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_a_drawn_test_has_no_group_of_the_validation_split(tmp_path, seed):
+  # Persons 0 to 5 train and validate, 6 to 19 train.
+  rows = [('ab'[i % 2], f'person{i // 4}', 'train') for i in range(80)]
+  rows += [('ab'[i % 2], f'person{i // 4}', 'validation') for i in range(24)]
+  task = _open(_table(tmp_path / 'data', rows), seed)
+  assert not _groups(task, 'test') & (_groups(task, 'fit') | _groups(task, 'validation'))
+  assert [len(task.part(part)[1]) for part in splits.PARTS] == [64, 24, 16]
+  assert [line for line in check.warnings(task) if 'test images' in line] == []
+  # Of fewer images to train on, those that may not be tested are left over.
+  task = _open(tmp_path / 'data', seed, train_images=24, validation_images=12, test_images=8)
+  assert not _groups(task, 'test') & (_groups(task, 'fit') | _groups(task, 'validation'))
+  assert [len(task.part(part)[1]) for part in splits.PARTS] == [12, 12, 8]
+
+
+def test_groups_that_leave_none_to_test_are_refused_in_a_line(tmp_path):
+  rows = [('ab'[i % 2], f'person{i // 10}', split) for i in range(40) for split in ('train', 'val')]
+  message = r'config\.tasks\.t: no group is left to test: .* add groups, or a split for it$'
+  with pytest.raises(ValueError, match=message):
+    _open(_table(tmp_path / 'data', rows))
+  message = message.replace('test', 'choose by')
+  one = [('ab'[i % 2], *(('one', 'train'), ('two', 'test'))[i % 4 // 2]) for i in range(40)]
+  with pytest.raises(ValueError, match=message):
+    _open(_table(tmp_path / 'one', one))
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_a_drawn_test_has_no_copy_of_the_validation_split(tmp_path, seed):
+  rows = [('ab'[i % 2], '', 'train') for i in range(50)]
+  rows += [('ab'[i % 2], '', 'validation') for i in range(20)]
+  folder = _table(tmp_path / 'data', rows)
+  for i in range(20):
+    (folder / f'{50 + i}.png').write_bytes((folder / f'{i}.png').read_bytes())
+  task = _open(folder, seed)
+  assert [len(task.part(part)[1]) for part in splits.PARTS] == [40, 20, 10]
+  assert task.copies.test == 0
+  # All that is given is a copy of what trains.
+  assert task.copies.validation == 20
+
+
+def test_groups_that_the_given_splits_part_are_counted_and_named(tmp_path):
+  rows = [('ab'[i % 2], f'person{i % 7}', 'train') for i in range(28)]
+  rows += [('ab'[i % 2], f'person{5 + i % 4}', 'validation') for i in range(8)]
+  rows += [('ab'[i % 2], ('', 'person3', 'person7', 'person9')[i // 2], 'test') for i in range(8)]
+  task = _open(_table(tmp_path / 'data', rows))
+  assert leaks.parted_groups(task) == leaks.Parted(
+    4, 4, {'test': 'person3', 'validation': 'person5'}
+  )
+  lines = check.warnings(task)
+  assert lines[0].startswith(
+    "task t: 4 of 8 test images belong to groups that train, such as 'person3': "
+  )
+  assert lines[1] == "task t: 4 of 8 images to choose by belong to groups to fit, such as 'person5'"
+
+
+def test_a_split_without_groups_takes_none_from_the_others(tmp_path):
+  rows = [('ab'[i % 2], f'person{i // 4}', 'train') for i in range(40)]
+  rows += [('ab'[i % 2], '', 'validation') for i in range(8)]
+  folder = _table(tmp_path / 'data', rows)
+  # A copy makes the draw anew, which keeps the groups together.
+  (folder / '39.png').write_bytes((folder / '0.png').read_bytes())
+  for seed in range(8):
+    task = _open(folder, seed)
+    assert not _groups(task, 'test') & _groups(task, 'fit')
+    assert task.copies.test == 0
