@@ -211,6 +211,12 @@ def _of_parted_groups(task: splits.Task) -> list[str]:
       f'{parted.validation} of {len(task.validation)} images to choose by belong to groups to fit, such as '
       f'{parted.examples["validation"]!r}'
     )
+  if number := leaks.neighbours(task):
+    apart = '' if parted.validation else '; knn_holdout and linear do'
+    lines.append(
+      f"{number} of {len(task.all)} training images are of groups of several, each other's nearest neighbours: leave-one-out "
+      f'(knn) does not keep groups apart{apart}'
+    )
   return lines
 
 

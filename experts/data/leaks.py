@@ -1,5 +1,6 @@
 """What a task's test knows from training, and what it asks that no image taught."""
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -29,6 +30,12 @@ def parted_groups(task: Task) -> Parted:
   shared = {part: [name for name in of[part] if name in names] for part, names in known.items()}
   examples = {part: min(names) for part, names in shared.items() if names}
   return Parted(len(shared['test']), len(shared['validation']), examples)
+
+
+def neighbours(task: Task) -> int:
+  """How many training images have another of their own group beside them."""
+  counts = collections.Counter([*_groups_of(task, 'fit'), *_groups_of(task, 'validation')])
+  return sum(number for number in counts.values() if number > 1)
 
 
 def _groups_of(task: Task, part: str) -> list[str]:

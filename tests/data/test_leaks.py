@@ -61,7 +61,7 @@ def test_a_class_that_only_some_groups_hold_is_trained_wherever_they_fall(tmp_pa
   assert _no_group_in_two_parts(task)
   assert _classes(task, 'validation', 'test') <= _classes(task, 'fit')
   assert leaks.untrained_classes(task) == []
-  assert check.warnings(task) == []
+  assert [line for line in check.warnings(task) if 'classes' in line] == []
   sizes = [len(task.part(part)[1]) for part in splits.PARTS]
   assert sizes == [39, 9, 12]
 
@@ -166,3 +166,25 @@ def test_a_split_without_groups_takes_none_from_the_others(tmp_path):
     task = _open(folder, seed)
     assert not _groups(task, 'test') & _groups(task, 'fit')
     assert task.copies.test == 0
+
+
+def test_leave_one_out_is_warned_of_where_groups_have_several_images(tmp_path):
+  rows = [('ab'[i % 2], f'person{i // 4}' if i < 40 else '') for i in range(60)]
+  task = _open(_table(tmp_path / 'data', rows))
+  of_groups = sum(bool(task.train.groups[i]) for i in task.all)
+  assert 20 <= of_groups <= 40
+  assert check.warnings(task) == [
+    f"task t: {of_groups} of 48 training images are of groups of several, each other's nearest neighbours: leave-one-out "
+    '(knn) does not keep groups apart; knn_holdout and linear do'
+  ]
+  # Where the given splits part them, a hold-out does not either.
+  rows = [('ab'[i % 2], f'person{i // 4}', ('train', 'val')[i % 4 // 2]) for i in range(40)]
+  rows += [('ab'[i % 2], '', 'test') for i in range(4)]
+  last = check.warnings(_open(_table(tmp_path / 'parted', rows)))[-1]
+  assert last.endswith(
+    "40 of 40 training images are of groups of several, each other's nearest neighbours: leave-one-out "
+    '(knn) does not keep groups apart'
+  )
+  # Of each group one image: nothing to keep apart.
+  rows = [('ab'[i % 2], f'person{i}') for i in range(40)]
+  assert check.warnings(_open(_table(tmp_path / 'alone', rows))) == []
