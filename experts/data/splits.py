@@ -49,6 +49,8 @@ class Task:
     every_class: whether each class must have an image to train on.
     skipped: why images were left out that cannot be decoded, a line each that names the file.
     copies: what there is twice; None where nobody has looked.
+    units: index into `train` -> a number, the same for images that no draw parts: of a group, or, where they were looked
+      at, of the same pixels; None where nothing tells.
   """
 
   name: str
@@ -63,6 +65,7 @@ class Task:
   every_class: bool = True
   skipped: tuple[str, ...] = ()
   copies: Copies | None = None
+  units: Mapping[int, int] | None = None
 
   @property
   def all(self) -> np.ndarray:
@@ -152,6 +155,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
     {'fit': spec.train, 'validation': validation or held, 'test': test or held},
     drawn,
     every_class=not in_order,
+    units=_groups(whole),
   )
 
 
@@ -193,8 +197,23 @@ def settle(
     validation=left['validation'],
     test_indices=left['test'],
     skipped=tuple(faults.values()),
+    units=units,
   )
   return dataclasses.replace(settled, copies=_copies(settled, numbers))
+
+
+def hold_out(task: Task, indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Some of a task's training images, four to fit for each to score by, as [WHICH] has 800 and 200 of 1,000.
+
+  Args:
+    task: as loaded.
+    indices: int [N], into `task.train`.
+    seed: of the draw, with every class in proportion and every unit on one side.
+
+  Returns:
+    Indices to fit, and to score by, none where there are fewer than five.
+  """
+  return _draw(task.train, indices, len(indices) - len(indices) // 5, seed, task.units)
 
 
 def one_image_classes(task: Task) -> list[str]:

@@ -138,10 +138,21 @@ def group(data: str) -> str:
   return summary.OTHER
 
 
-def take(task: Task, rows: np.ndarray) -> Task:
-  """The task with some of its training images, those at these places of `all`, which rise."""
-  fit, validation = np.split(rows, [np.searchsorted(rows, len(task.fit))])
-  return dataclasses.replace(task, fit=task.all[fit], validation=task.all[validation])
+def take(task: Task, rows: np.ndarray, seed: int) -> tuple[Task, np.ndarray]:
+  """The task with some of its training images, of which a fifth is held out anew.
+
+  Args:
+    task: as loaded.
+    rows: places in its `all`.
+    seed: of what is held out.
+
+  Returns:
+    The task, and the places in the order of its own `all`.
+  """
+  fit, validation = splits.hold_out(task, task.all[rows], seed)
+  place = {index: row for row, index in enumerate(task.all.tolist())}
+  taken = dataclasses.replace(task, fit=fit, validation=validation)
+  return taken, np.array([place[index] for index in taken.all.tolist()])
 
 
 def write(config: ml_collections.ConfigDict, workdir: str, loaded: Sequence[Task]) -> None:
