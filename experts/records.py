@@ -126,8 +126,7 @@ class Records:
     differing = [
       text
       for name, text in differences(before, now, 'is', 'was').items()
-      if not _met_none(phase, record, name)
-      and not self._is_same_place(name, before, now)
+      if not _met_none(phase, record, name) and not self._is_same_place(name, before, now)
     ]
     if differing:
       own = f'{self._workdir}/pool.json'

@@ -120,7 +120,9 @@ def test_a_phase_that_reads_no_data_itself_takes_a_copy_of_it_for_the_same(folde
   assert _check(_config(copy, phases=('report',)), workdir) == ''
   _draw(copy / 'red', ['new.png'], 7)
   for asked in (phases, ('report',)):
-    assert _check(_config(copy, phases=asked), workdir) == "tasks.mine.data: 1 image of 'red' is new"
+    assert (
+      _check(_config(copy, phases=asked), workdir) == "tasks.mine.data: 1 image of 'red' is new"
+    )
 
 
 def test_a_split_that_a_task_takes_without_being_told_is_known_too(folder, workdir):

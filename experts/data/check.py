@@ -14,7 +14,7 @@ import ml_collections
 import numpy as np
 
 from experts import entry
-from experts.data import layouts, look, opening, sources, splits
+from experts.data import layouts, leaks, look, opening, sources, splits
 from experts.data.names import printable, some
 
 
@@ -71,7 +71,13 @@ def unused_splits(task: splits.Task) -> str:
 def warnings(task: splits.Task) -> list[str]:
   """What makes the results of a task worth less than they look, a line each."""
   lines = []
-  if one := splits.one_image_classes(task):
+  untrained = leaks.untrained_classes(task)
+  if untrained:
+    lines.append(
+      f'classes that are tested, and of which no image trains: {len(untrained)} ({some(untrained)}): add images of '
+      'them, or groups'
+    )
+  if one := [name for name in splits.one_image_classes(task) if name not in untrained]:
     lines.append(
       f'classes with a single image, which is trained on, and nothing to test them: {len(one)} ({some(one)})'
     )
@@ -86,12 +92,34 @@ def warnings(task: splits.Task) -> list[str]:
       f'{copies.validation} of {len(task.validation)} images to choose by are copies of images to fit '
       f'({copies.examples["validation"]})'
     )
+  lines += _of_parted_groups(task)
   if copies and copies.classes:
     lines.append(
       f'{copies.classes} images are copies of an image of another class: one of the labels is wrong '
       f'({copies.examples["classes"]})'
     )
   return [f'task {task.name}: {line}' for line in lines]
+
+
+def _of_parted_groups(task: splits.Task) -> list[str]:
+  lines, parted = [], leaks.parted_groups(task)
+  if parted.test:
+    lines.append(
+      f'{parted.test} of {len(task.test_indices)} test images belong to groups that train, such as '
+      f'{parted.examples["test"]!r}: its test accuracy would say little of other groups'
+    )
+  if parted.validation:
+    lines.append(
+      f'{parted.validation} of {len(task.validation)} images to choose by belong to groups to fit, such as '
+      f'{parted.examples["validation"]!r}'
+    )
+  if number := leaks.neighbours(task):
+    apart = '' if parted.validation else '; knn_holdout and linear do'
+    lines.append(
+      f"{number} of {len(task.all)} training images are of groups of several, each other's nearest neighbours: leave-one-out "
+      f'(knn) does not keep groups apart{apart}'
+    )
+  return lines
 
 
 def _of(origin: str) -> str:

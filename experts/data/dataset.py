@@ -197,8 +197,14 @@ def join(name: str, parts: Sequence[Dataset]) -> Dataset:
     describe=describe,
     identify=lambda: ' '.join(part.identify() for part in parts),
     content=lambda: _content([part.content() for part in parts]),
-    groups=sum((part.groups for part in parts), ()) if all(part.groups for part in parts) else (),
+    groups=_groups(parts),
   )
+
+
+def _groups(parts: Sequence[Dataset]) -> tuple[str, ...]:
+  if not any(part.groups for part in parts):
+    return ()
+  return tuple(group for part in parts for group in part.groups or ('',) * len(part))
 
 
 def _content(parts: Sequence[Mapping[str, tuple[int, str]]]) -> dict[str, tuple[int, str]]:

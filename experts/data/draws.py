@@ -1,6 +1,7 @@
 """Draws disjoint parts of a data set by a seed, each class in proportion and what belongs together on one side."""
 
-from collections.abc import Mapping
+import collections
+from collections.abc import Callable, Mapping, Set
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -14,6 +15,7 @@ def split(
   first: int,
   seed: int,
   unit: Mapping[int, int] | None = None,
+  stays: Set[int] = frozenset(),
 ) -> tuple[np.ndarray, np.ndarray]:
   """Two disjoint parts, the first of `first` images, each with the classes in proportion.
 
@@ -25,6 +27,7 @@ def split(
     first: images of the first part; about so many where units are larger than an image.
     seed: of the draw.
     unit: index -> a number; images of one number stay together.
+    stays: those numbers whose images are all in the first part, even if these are more than `first`.
   """
   if first == len(indices):
     return indices, indices[:0]
@@ -32,13 +35,19 @@ def split(
     return indices[:0], indices
   own = np.arange(len(indices)) if unit is None else np.array([unit[int(i)] for i in indices])
   rows = np.sort(np.unique(own, return_index=True)[1])  # the first image of each unit
-  number = min(max(round(first * len(rows) / len(indices)), 1), len(rows) - 1)
+  kept = np.isin(own[rows], list(stays))
+  if kept.all() or len(rows) == 1:
+    return indices, indices[:0]
+  number = max(min(max(round(first * len(rows) / len(indices)), 1), len(rows) - 1), kept.sum())
   labels = dataset.labels[indices[rows]]
   counts = np.bincount(labels)
-  alone = counts[labels] == 1
+  alone = kept | (counts[labels] == 1)
   if alone.sum() >= number or alone.all():
     # More such classes than the first part holds: chance decides.
-    alone = np.zeros(len(rows), bool)
+    alone = kept
+  if number == kept.sum():
+    first_part = np.isin(own, own[rows[kept]])
+    return indices[first_part], indices[~first_part]
   rest, number = rows[~alone], number - int(alone.sum())
   labels = dataset.labels[indices[rest]]
   counts = np.bincount(labels)
@@ -54,12 +63,98 @@ def split(
   return indices[np.isin(own, own[one])], indices[np.isin(own, own[other])]
 
 
+def split_to_train(
+  dataset: Dataset,
+  indices: np.ndarray,
+  first: int,
+  seed: int,
+  unit: Mapping[int, int] | None = None,
+  stays: Set[int] = frozenset(),
+) -> tuple[np.ndarray, np.ndarray]:
+  """As `split`, and no class of the second part is without an image in the first, which trains, if that can be."""
+  one, other = split(dataset, indices, first, seed, unit, stays)
+  number = (lambda index: index) if unit is None else unit.__getitem__
+  return cover(dataset.labels, one, other, number, stays, seed)
+
+
+def cover(
+  labels: np.ndarray,
+  train: np.ndarray,
+  rest: np.ndarray,
+  unit: Callable[[int], int],
+  stays: Set[int],
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Two parts, changed so that each class of the second has an image in the first, as far as that goes.
+
+  For each unit that has to come into the first another leaves it, of about the same size, none of whose classes that
+  takes away. Where units are single images, no part changes its size.
+
+  Args:
+    labels: of every image of the data set.
+    train: indices of the first part.
+    rest: indices of the second.
+    unit: index -> a number; images of one number stay together.
+    stays: units that do not leave the first part.
+    seed: which of equals leave.
+
+  Returns:
+    Both parts, as given where no class lacks or nothing can be done for any.
+  """
+  missing = np.setdiff1d(labels[rest], labels[train])
+  if not missing.size:
+    return train, rest
+  inside, outside = _by_unit(train, unit), _by_unit(rest, unit)
+  single = max(map(len, [*inside.values(), *outside.values()])) == 1
+  count = collections.Counter(labels[train].tolist())
+  classes = lambda images: collections.Counter(labels[images].tolist())
+  order = np.random.default_rng(seed).permutation(sorted(set(inside) - set(stays))).tolist()
+  came = set()
+  for label in missing.tolist():
+    if count[label]:
+      continue  # With a unit of several classes.
+    having = [u for u, own in outside.items() if label in labels[own]]
+    comes = min(having, key=lambda u: len(outside[u]))
+    count += classes(outside[comes])
+    ranks = {}
+    for u in order:
+      if u in inside and u not in came:
+        spare = min(count[c] - n for c, n in classes(inside[u]).items())
+        if spare > 0:
+          ranks[u] = abs(len(inside[u]) - len(outside[comes])), -spare
+    if single and not ranks:
+      break
+    came.add(comes)
+    inside[comes] = outside.pop(comes)
+    if ranks:
+      leaves = min(ranks, key=ranks.get)
+      count -= classes(inside[leaves])
+      outside[leaves] = inside.pop(leaves)
+  if not outside:
+    return train, rest
+  return _all(inside), _all(outside)
+
+
 def groups(dataset: Dataset) -> dict[int, int] | None:
   """Index -> a number, the same for images of one group; None where nothing tells of groups."""
   if not dataset.groups:
     return None
   numbers = {}
   return {i: numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(dataset.groups)}
+
+
+def shared_groups(dataset: Dataset, other: Dataset | None) -> frozenset[int]:
+  """The numbers, as of `groups`, of those that another data set has images of, too."""
+  names = set(other.groups if other is not None else ()) - {''}
+  numbers = groups(dataset) or {}
+  return frozenset(numbers[i] for i, name in enumerate(dataset.groups) if name in names)
+
+
+def without(indices: np.ndarray, unit: Mapping[int, int] | None, units: Set[int]) -> np.ndarray:
+  """The indices that are of none of these units."""
+  if not units:
+    return indices
+  return indices[[unit[int(i)] not in units for i in indices]]
 
 
 def together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapping[int, int]:
@@ -77,3 +172,14 @@ def together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapp
     parent[root(('second', second[index]))] = root(('first', number))
   numbers = {}
   return {i: numbers.setdefault(root(('first', n)), len(numbers)) for i, n in first.items()}
+
+
+def _by_unit(indices: np.ndarray, unit: Callable[[int], int]) -> dict[int, list[int]]:
+  found = collections.defaultdict(list)
+  for index in indices.tolist():
+    found[unit(index)].append(index)
+  return dict(found)
+
+
+def _all(units: dict[int, list[int]]) -> np.ndarray:
+  return np.array(sorted(index for own in units.values() for index in own), np.int64)

@@ -1,6 +1,7 @@
 """The range of deep samples (10 to 16 bits, signed ones, floats) over a whole data set.
 
-One range for all images, of all splits: scaled each by its own, a dark image would look like a bright one.
+One range for all images, of all splits, test included: scaled each by its own, a dark image would look like a bright
+one. So of the test images the extremes are known beforehand, and nothing else.
 """
 
 import concurrent.futures

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,8 @@ class Task:
     every_class: whether each class must have an image to train on.
     skipped: why images were left out that cannot be decoded, a line each that names the file.
     copies: what there is twice; None where nobody has looked.
+    units: index into `train` -> a number, the same for images that no draw parts: of a group, or, where they were looked
+      at, of the same pixels; None where nothing tells.
   """
 
   name: str
@@ -63,6 +65,7 @@ class Task:
   every_class: bool = True
   skipped: tuple[str, ...] = ()
   copies: Copies | None = None
+  units: Mapping[int, int] | None = None
 
   @property
   def all(self) -> np.ndarray:
@@ -113,7 +116,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   if in_order:
     used, rest = np.arange(number), np.arange(0)
   else:
-    used, rest = draws.split(train, np.arange(len(train)), number, seed, draws.groups(train))
+    used, rest = _used(train, chosen_by, number, bool(spec.train_images), seed)
   fit, validates = _parts(train, chosen_by, used, for_validation, in_order, seed)
   whole = join(f'{train.name} and {validation}', [train, chosen_by]) if validation else train
   if tests is None:
@@ -121,6 +124,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
     _, test_indices = draws.split(train, rest, unused, seed, draws.groups(train))
   else:
     test_indices = _some_of(tests, spec.test_images or len(tests), seed)
+  _refuse_empty(name, train, {'choose by': validates, 'test': test_indices})
   drawn = () if in_order else ('fit', *['validation'][bool(validation) :], *['test'][bool(test) :])
   held = f'held out of {spec.train}'
   return Task(
@@ -134,6 +138,7 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
     {'fit': spec.train, 'validation': validation or held, 'test': test or held},
     drawn,
     every_class=not in_order,
+    units=draws.groups(whole),
   )
 
 
@@ -178,7 +183,7 @@ def settle(
 
   Returns:
     The task without these images. Where images of the same pixels fell on both sides of what was drawn by chance, it is
-    drawn again, with these on one side.
+    drawn again, with these on one side; those of a given validation split are then not tested.
 
   Raises:
     ValueError: nothing is left of a part, or of a class to train on; names the task.
@@ -192,8 +197,10 @@ def settle(
   if task.every_class:
     _check_classes(task, np.concatenate([left['fit'], left['validation']]))
   numbers = _numbers(task, left, seen)
-  if _straddle([numbers[part] for part in task.drawn]):
-    left |= _drawn_again(task, left, numbers, seed)
+  units = _units(task, left, numbers)
+  given = _given_units(task, left, units)
+  if given or _straddle([numbers[part] for part in task.drawn]):
+    left |= _drawn_again(task, left, units, given, seed)
     numbers = _numbers(task, left, seen)
   settled = dataclasses.replace(
     task,
@@ -201,8 +208,25 @@ def settle(
     validation=left['validation'],
     test_indices=left['test'],
     skipped=tuple(faults.values()),
+    units=units,
   )
   return dataclasses.replace(settled, copies=_copies(settled, numbers))
+
+
+def hold_out(task: Task, indices: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+  """Some of a task's training images, four to fit for each to score by, as [WHICH] has 800 and 200 of 1,000.
+
+  Args:
+    task: as loaded.
+    indices: int [N], into `task.train`.
+    seed: of the draw, with every class in proportion and every unit on one side.
+
+  Returns:
+    Indices to fit, and to score by, none where there are fewer than five.
+  """
+  return draws.split_to_train(
+    task.train, indices, len(indices) - len(indices) // 5, seed, task.units
+  )
 
 
 def one_image_classes(task: Task) -> list[str]:
@@ -225,6 +249,24 @@ def _sizes(
   for_validation = min(spec.validation_images or len(chosen_by), len(chosen_by))
   number = spec.train_images - for_validation if spec.train_images else len(train) - held_out
   return number, for_validation, held_out
+
+
+def _used(
+  train: Dataset, chosen_by: Dataset | None, number: int, some_are_left: bool, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """The images of the training split that are learned from, and those of the others that may be tested.
+
+  Args:
+    train: the training split.
+    chosen_by: the split that validates, if there is one; none of its groups is tested.
+    number: how many are learned from.
+    some_are_left: whether images may be left over, instead of being learned from, that may not be tested.
+    seed: of what is drawn.
+  """
+  groups, given = draws.groups(train), draws.shared_groups(train, chosen_by)
+  stays = frozenset() if some_are_left else given
+  used, rest = draws.split_to_train(train, np.arange(len(train)), number, seed, groups, stays)
+  return used, draws.without(rest, groups, given)
 
 
 def _parts(
@@ -250,7 +292,7 @@ def _parts(
   number = len(used) - for_validation
   if in_order:
     return tuple(np.split(used, [number]))
-  return draws.split(train, used, number, seed, draws.groups(train))
+  return draws.split_to_train(train, used, number, seed, draws.groups(train))
 
 
 def _some_of(dataset: Dataset, number: int, seed: int) -> np.ndarray:
@@ -281,6 +323,16 @@ def _refuse_one_image_a_class(train: Dataset) -> None:
     )
 
 
+def _refuse_empty(name: str, train: Dataset, parts: Mapping[str, np.ndarray]) -> None:
+  for purpose, indices in parts.items():
+    if not len(indices):
+      what = 'group' if train.groups else 'image'
+      raise ValueError(
+        f'config.tasks.{name}: no {what} is left to {purpose}: all train, or are in another split: add {what}s, or a split '
+        'for it'
+      )
+
+
 def _check_classes(task: Task, indices: np.ndarray) -> None:
   left = np.bincount(task.train.labels[indices], minlength=task.train.num_classes)
   before = np.bincount(task.train.labels[task.all], minlength=task.train.num_classes)
@@ -306,6 +358,29 @@ def _numbers(
   return dict(zip(PARTS, np.split(look.copies(prints), ends), strict=True))
 
 
+def _units(
+  task: Task, left: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray]
+) -> dict[int, int]:
+  """Index into the images to train on -> a number, the same for those of a group or of the same pixels."""
+  parts = [part for part in PARTS if task.part(part)[0] is task.train]
+  indices, same = (np.concatenate([each[part] for part in parts]) for each in (left, numbers))
+  return draws.together(
+    dict(zip(indices.tolist(), same.tolist(), strict=True)), draws.groups(task.train)
+  )
+
+
+def _given_units(
+  task: Task, left: Mapping[str, np.ndarray], units: Mapping[int, int]
+) -> frozenset[int]:
+  """What a drawn test must not have, for a split that is given validates it; empty if it has none, or nothing else."""
+  if 'test' not in task.drawn or 'validation' in task.drawn:
+    return frozenset()
+  given = frozenset(units[int(i)] for i in left['validation'])
+  own = {part: {units[int(i)] for i in left[part]} for part in task.drawn}
+  free = set().union(*own.values()) - given
+  return given if own['test'] & given and free else frozenset()
+
+
 def _straddle(parts: Sequence[np.ndarray]) -> bool:
   """Whether a number is in several parts, and there are enough to go round."""
   if len(parts) < 2:
@@ -315,22 +390,24 @@ def _straddle(parts: Sequence[np.ndarray]) -> bool:
 
 
 def _drawn_again(
-  task: Task, left: Mapping[str, np.ndarray], numbers: Mapping[str, np.ndarray], seed: int
+  task: Task,
+  left: Mapping[str, np.ndarray],
+  unit: Mapping[int, int],
+  given: Set[int],
+  seed: int,
 ) -> dict[str, np.ndarray]:
-  """The drawn parts, with images of one number on one side, and of about the same sizes."""
+  """The drawn parts, with images of one number on one side, none of `given` tested, and of about the same sizes."""
   kept = np.concatenate([left[part] for part in task.drawn])
-  same = np.concatenate([numbers[part] for part in task.drawn])
-  unit = draws.together(
-    dict(zip(kept.tolist(), same.tolist(), strict=True)), draws.groups(task.train)
-  )
   found = {}
   if 'test' in task.drawn:
-    kept, test = draws.split(task.train, kept, len(kept) - len(left['test']), seed, unit)
+    kept, test = draws.split_to_train(
+      task.train, kept, len(kept) - len(left['test']), seed, unit, given
+    )
     found['test'] = np.sort(test)
   found['fit'] = kept
   if 'validation' in task.drawn:
     validates = len(left['validation'])
-    found['fit'], found['validation'] = draws.split(
+    found['fit'], found['validation'] = draws.split_to_train(
       task.train, kept, len(kept) - validates, seed, unit
     )
   return found

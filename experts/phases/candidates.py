@@ -125,13 +125,17 @@ class Shown(NamedTuple):
 
 
 def show(config: members.Config, task: splits.Task) -> Shown:
-  """All of a task's training images, or `config.select.images` of them, evenly at random ([EXP] App. C.1)."""
+  """All of a task's training images, or `config.select.images` of them, evenly at random ([EXP] App. C.1).
+
+  Strategies that hold images out fit on four fifths of what is drawn, wherever the task's own validation images are.
+  """
   number, whole = config.select.images, len(task.all)
   if not number or number >= whole:
     return Shown(task, None, whole)
   rng = np.random.default_rng(members.seed_of(config, 'select', task.name))
   rows = np.sort(rng.choice(whole, number, replace=False))
-  return Shown(tasks.take(task, rows), rows, whole)
+  taken, rows = tasks.take(task, rows, members.seed_of(config, 'hold out', task.name))
+  return Shown(taken, rows, whole)
 
 
 def images_of(shown: Shown, folder: str = '') -> embed.Images:

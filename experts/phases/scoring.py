@@ -80,9 +80,19 @@ def undefined(config: members.Config, name: str, task: splits.Task, member: pool
   """Why a strategy surely has no score of a model on a task, known before any embedding; empty if it may have one."""
   if name == 'knn':
     return knn.undefined(len(task.all), config.select.k)
+  if name in ('knn_holdout', 'linear') and (reason := _nothing_held_out(task)):
+    return reason
   if name == 'knn_holdout':
     return knn.undefined(len(task.fit), config.select.k, held_out=True)
+  if name == 'linear':
+    return linear.undefined(task.train.labels[task.fit])
   return proxies.undefined(name, task.labels, member.dimension, f'model {member.name!r}')
+
+
+def _nothing_held_out(task: splits.Task) -> str:
+  if len(task.validation):
+    return ''
+  return f'{len(task.all)} images leave none to score by: raise config.select.images'
 
 
 class _Shared:
@@ -120,6 +130,8 @@ def _knn(config: members.Config, shared: _Shared) -> list[Row]:
 
 
 def _knn_holdout(config: members.Config, shared: _Shared) -> list[Row]:
+  if reason := _nothing_held_out(shared.task):
+    raise ValueError(reason)
   return _rows(
     knn.hold_out(
       shared.embeddings,
@@ -158,6 +170,8 @@ def correct(row: Row) -> np.ndarray:
 
 
 def _linear(config: members.Config, shared: _Shared) -> list[Row]:
+  if reason := _nothing_held_out(shared.task):
+    raise ValueError(reason)
   found = linear.linear_accuracy(
     shared.embeddings, shared.labels, shared.fit, shared.validation, seed=config.seed
   )

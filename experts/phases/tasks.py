@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import check, natural6, opening, splits, vtab
+from experts.data import check, leaks, natural6, opening, splits, vtab
 from experts.data.splits import Task
 from experts.phases import members
 from experts.reporting import files, outcomes, summary
@@ -136,10 +136,21 @@ def group(data: str) -> str:
   return summary.OTHER
 
 
-def take(task: Task, rows: np.ndarray) -> Task:
-  """The task with some of its training images, those at these places of `all`, which rise."""
-  fit, validation = np.split(rows, [np.searchsorted(rows, len(task.fit))])
-  return dataclasses.replace(task, fit=task.all[fit], validation=task.all[validation])
+def take(task: Task, rows: np.ndarray, seed: int) -> tuple[Task, np.ndarray]:
+  """The task with some of its training images, of which a fifth is held out anew.
+
+  Args:
+    task: as loaded.
+    rows: places in its `all`.
+    seed: of what is held out.
+
+  Returns:
+    The task, and the places in the order of its own `all`.
+  """
+  fit, validation = splits.hold_out(task, task.all[rows], seed)
+  place = {index: row for row, index in enumerate(task.all.tolist())}
+  taken = dataclasses.replace(task, fit=fit, validation=validation)
+  return taken, np.array([place[index] for index in taken.all.tolist()])
 
 
 def write(config: ml_collections.ConfigDict, workdir: str, loaded: Sequence[Task]) -> None:
@@ -187,8 +198,10 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
     'left_out': check.left_out(task),
     'test_copies': copies.test if copies else None,
     'validation_copies': copies.validation if copies else None,
+    'test_groups': leaks.parted_groups(task).test,
     'class_copies': copies.classes if copies else None,
     'one_image_classes': len(splits.one_image_classes(task)),
+    'untrained_classes': len(leaks.untrained_classes(task)),
     'notes': '; '.join(filter(None, notes)),
   }
 

@@ -18,6 +18,14 @@ _NAMES = {
   'notes': 'notes',
 }
 COLUMNS = tuple(_NAMES)
+# Column of tasks.csv -> what to say where it is not 0.
+_CAUTIONS = {
+  'test_copies': '{number} of {test} test images are copies of training images: its test accuracy says little of other '
+  'images',
+  'test_groups': '{number} of {test} test images belong to groups that train: its test accuracy says little of other '
+  'groups',
+  'untrained_classes': '{number} classes are tested, and no image trains them',
+}
 
 
 def table(tasks: pd.DataFrame | None) -> pd.DataFrame | None:
@@ -29,12 +37,12 @@ def table(tasks: pd.DataFrame | None) -> pd.DataFrame | None:
 
 def cautions(tasks: pd.DataFrame | None) -> list[str]:
   """A line for each task whose test accuracy says less than it seems to."""
-  if tasks is None or 'test_copies' not in tasks:
-    return []
-  copies = pd.to_numeric(tasks.test_copies).fillna(0)
-  return [
-    f'{task}: {int(number)} of {int(test)} test images are copies of training images: its test accuracy says little of '
-    'other images'
-    for task, number, test in zip(tasks.task, copies, pd.to_numeric(tasks.test), strict=True)
-    if number
-  ]
+  lines = []
+  for column, what in _CAUTIONS.items():
+    if tasks is None or column not in tasks:
+      continue
+    counts = pd.to_numeric(tasks[column]).fillna(0)
+    for task, number, test in zip(tasks.task, counts, pd.to_numeric(tasks.test), strict=True):
+      if number:
+        lines.append(f'{task}: {what.format(number=int(number), test=int(test))}')
+  return lines

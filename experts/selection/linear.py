@@ -148,6 +148,15 @@ def _score(fit, validation, targets, labels, order, learning_rates):
   return jax.lax.map(run, order), jnp.isfinite(gram).all() & jnp.isfinite(across).all()
 
 
+def undefined(labels: np.ndarray) -> str:
+  """Why nothing can be fitted on samples of these labels `[F]`; empty if it can."""
+  if len(np.unique(labels)) > 1:
+    return ''
+  return (
+    f'all {len(labels)} samples to fit have label {labels[0]}; a score needs at least 2 classes'
+  )
+
+
 def _check(embeddings, labels, fit, validation, runs) -> None:
   if embeddings.ndim != 3 or labels.shape != embeddings.shape[1:2]:
     raise ValueError(
@@ -164,9 +173,7 @@ def _check(embeddings, labels, fit, validation, runs) -> None:
   both = np.intersect1d(fit, validation)
   if both.size:
     raise ValueError(f'{both.size} samples are in fit and in validation, such as {both[0]}')
-  if len(np.unique(labels[fit])) < 2:
-    raise ValueError(
-      f'all {len(fit)} samples to fit have label {labels[fit][0]}; a score needs at least 2 classes'
-    )
+  if reason := undefined(labels[fit]):
+    raise ValueError(reason)
   if runs % 2 == 0:
     raise ValueError(f'runs must be odd for a median, not {runs}')

@@ -12,8 +12,8 @@ from absl import logging
 
 from configs import common
 from experts import app
+from experts.data import splits
 from experts.models import resnet, weights
-from experts.phases import tasks as loading
 from experts.reporting import files
 from experts.selection import foreign, pool
 
@@ -59,7 +59,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
       )
     )  # fmt: skip
   config = _config(root, ())
-  labels = loading.load(_TASK, config.tasks[_TASK], config.data_dir, config.seed).labels
+  labels = splits.load(_TASK, config.tasks[_TASK], config.data_dir, config.seed).labels
   np.savez(root / 'table.npz', **{_TASK: np.eye(2)[labels] + rng.normal(0, 0.01, (24, 2))})
   members.append(
     pool.Member(

@@ -11,6 +11,7 @@ from absl import logging
 
 from configs import common
 from experts import app
+from experts.data import splits
 from experts.reporting import files
 from experts.selection import foreign, pool
 
@@ -154,9 +155,7 @@ def test_a_strategy_that_turns_out_to_choose_nothing_on_one_task_leaves_the_scor
   make.pool(tables)
   config = make.config({'even': 'even', 'twins': 'twins'}, 'gbc,knn')
   # The order of a task's images is the split's: equal rows for all of the class.
-  from experts.phases import tasks as loading
-
-  task = loading.load('twins', config.tasks.twins, config.data_dir, config.seed)
+  task = splits.load('twins', config.tasks.twins, config.data_dir, config.seed)
   for table in tables.values():
     table['twins'][task.labels == 2] = 1.0
   make.pool(tables)
@@ -278,6 +277,17 @@ def test_names_of_models_that_cannot_be_kept_are_refused(make, name):
     make.pool({name: _random(5, ('even',), 0)})
 
 
+@pytest.mark.parametrize('strategy', ['knn_holdout', 'linear'])
+def test_images_that_leave_none_to_score_by_end_before_any_is_embedded(make, strategy):
+  # A table of another number of rows would be the error, were it read.
+  make.pool({'a': {'even': np.zeros((3, 5), np.float32)}})
+  config = make.config({'even': 'even'}, strategy)
+  config.select.images = 4
+  message = '4 images leave none to score by: raise config.select.images'
+  with pytest.raises(ValueError, match=message):
+    make.run(config)
+
+
 def test_selection_looks_at_so_many_images_evenly_at_random(make):
   make.pool({name: _random(5, ('even', 'single'), i) for i, name in enumerate('abc')})
   config = make.config({'even': 'even', 'single': 'single'}, 'knn,linear,h_score')
@@ -286,8 +296,8 @@ def test_selection_looks_at_so_many_images_evenly_at_random(make):
   by_strategy = scores.groupby('strategy').images.agg(['min', 'max'])
   assert by_strategy.loc['knn'].tolist() == [16, 16]
   assert by_strategy.loc['h_score'].tolist() == [16, 16]
-  # Those of the 16 that are not fitted.
-  assert by_strategy.loc['linear', 'max'] < 16
+  # A fifth of the 16; the tasks themselves have 6 of 24.
+  assert by_strategy.loc['linear'].tolist() == [3, 3]
   assert files.read(make.folder / 'run/costs.csv').images.tolist() == [48, 48]
   # The same ones for the same seed, and for another seed others.
   app.run(config, str(make.folder / 'again'))

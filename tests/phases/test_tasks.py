@@ -1,5 +1,6 @@
 """How a task's images are split, and what is refused."""
 
+import dataclasses
 import os
 import pathlib
 import socket
@@ -47,7 +48,7 @@ def test_parts_are_disjoint_and_keep_the_classes_in_proportion(tmp_path):
 
 def test_a_split_that_is_not_used_is_in_the_notes(tmp_path):
   data = _folder(tmp_path, {f'{split}/{name}': 5 for split in ('train', 'dusk') for name in 'ab'})
-  task = tasks.load('t', _spec(test='', train_images=0, validation_images=0), data, 0)
+  task = splits.load('t', _spec(test='', train_images=0, validation_images=0), data, 0)
   assert tasks.describe(task, 'images:task')['notes'] == (
     'splits that are not used: dusk (10); --config.tasks.t.test=dusk takes one'
   )
@@ -183,3 +184,47 @@ def test_hosts_of_which_one_has_a_bad_file_or_more_files_do_the_same(tmp_path, u
 def test_no_task_is_an_error():
   with pytest.raises(ValueError, match='tasks is empty'):
     tasks.load_all(common.get_config())
+
+
+@pytest.mark.parametrize('seed', range(8))
+def test_of_the_images_that_selection_draws_four_fifths_fit_and_a_fifth_scores(tmp_path, seed):
+  rng = np.random.default_rng(0)
+  (tmp_path / 'task').mkdir()
+  for i in range(100):
+    pixels = rng.integers(0, 256, (6, 6, 3), np.uint8)
+    cv2.imwrite(str(tmp_path / f'task/{i}.png'), pixels)
+    if i == 70:
+      # Of another group, and of the same pixels.
+      cv2.imwrite(str(tmp_path / 'task/60.png'), pixels)
+  # Half of the images validate, as published.
+  rows = [
+    {
+      'file': f'{i}.png',
+      'label': 'abcb'[i % 4],
+      'group': f'person{i // 4}',
+      'split': ('train', 'validation')[i // 50],
+    }
+    for i in range(100)
+  ]
+  pd.DataFrame(rows).to_csv(tmp_path / 'task/labels.csv', index=False)
+  config = _config(tmp_path / 'task')
+  config.seed = seed
+  (task,) = tasks.load_all(config)
+  drawn = np.sort(np.random.default_rng(seed).choice(len(task.all), 60, replace=False))
+  taken, places = tasks.take(task, drawn, seed)
+  assert sorted(places.tolist()) == drawn.tolist()
+  assert taken.all.tolist() == task.all[places].tolist()
+  # About 12: of a group, up to four are drawn.
+  assert 5 <= len(taken.validation) <= 19
+  assert len(taken.fit) == 60 - len(taken.validation)
+  of = lambda indices: {task.train.groups[i] for i in indices}
+  assert not of(taken.fit) & of(taken.validation)
+  copies = {'person15', 'person17'}
+  assert not copies & of(taken.fit) or not copies & of(taken.validation)
+  assert set(task.train.labels[taken.fit].tolist()) == {0, 1, 2}
+  assert tasks.take(task, drawn, seed)[0].fit.tolist() == taken.fit.tolist()
+  # Without groups or copies the numbers are exact.
+  alone = dataclasses.replace(task, units=None)
+  taken, _ = tasks.take(alone, drawn, seed)
+  assert (len(taken.fit), len(taken.validation)) == (48, 12)
+  assert len(tasks.take(alone, drawn[:4], seed)[0].validation) == 0
