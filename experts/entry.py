@@ -229,7 +229,8 @@ def _is_for_log(entry: logging.LogRecord) -> bool:
 
 
 def _of_library(entry: logging.LogRecord) -> bool:
-  return 'orbax' in entry.pathname or '/jax/_src/' in entry.pathname
+  installed = {'site-packages', 'dist-packages'} & set(entry.pathname.split(os.sep))
+  return bool(installed) and not entry.pathname.startswith(f'{os.path.dirname(__file__)}{os.sep}')
 
 
 def _of_thread(hook) -> None:

@@ -1,8 +1,10 @@
 """How a command starts and ends: faults put in on purpose, and what the terminal and the log then say."""
 
 import errno
+import functools
 import io
 import json
+import logging
 import multiprocessing
 import os
 import pathlib
@@ -414,6 +416,21 @@ with entry.logged(log):
   save(20)
   logging.warning('of our own')
 """
+
+
+@pytest.mark.parametrize(
+  ('path', 'said'),
+  [
+    ('/v/lib/python3.11/site-packages/matplotlib/font_manager.py', False),
+    (str(ROOT / 'experts/phases/select.py'), True),
+    (str(ROOT / 'launch/local_pod.py'), True),
+    ('/home/me/models/mine.py', True),
+  ],
+)
+def test_libraries_say_nothing_but_warnings(path, said):
+  record = functools.partial(logging.LogRecord, 'any', pathname=path, lineno=1, msg='', args=())
+  assert entry._is_for_terminal(record(level=logging.INFO, exc_info=None)) is said
+  assert entry._is_for_terminal(record(level=logging.WARNING, exc_info=None))
 
 
 def test_what_orbax_warns_of_is_in_the_log_alone(tmp_path):

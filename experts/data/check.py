@@ -137,7 +137,9 @@ def main(argv: Sequence[str] | None = None) -> None:
       f'--{split}', default=default, help='the split of that name, as in a config'
     )
   parser.add_argument('--data_dir', default='', help='where relative paths start')
-  parser.add_argument('--undecodable', default='raise', choices=('raise', 'skip'))
+  # By either name: the message on such images gives that of a config.
+  names = '--undecodable', '--config.image.undecodable'
+  parser.add_argument(*names, dest='undecodable', default='raise', choices=('raise', 'skip'))
   given = parser.parse_args(argv)
   # As configs/my_images.py has them.
   spec = {'train_images': 0, 'validation_images': 0, 'test_images': 0, 'metric': 'accuracy'}

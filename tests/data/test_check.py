@@ -143,7 +143,7 @@ def test_names_with_control_characters_are_spelled_out(tmp_path, capsys):
   assert (code, out) == (1, '')
   assert f'{tmp_path}/pho\\ntos/blue\\x1b[2J/a\\rb.png: ' in err
   assert set('\r\x1b') & set(err) == set()
-  code, out, _ = _run(capsys, f'images:{root}', '--undecodable=skip')
+  code, out, _ = _run(capsys, f'images:{root}', '--config.image.undecodable=skip')
   assert code == 0
   assert set('\r\x1b') & set(out) == set()
   first, *_, numbers, odd, skipped, fault = out.splitlines()
