@@ -200,8 +200,9 @@ class _File(logging.FileHandler):
 def quiet_terminal(least: int = ALL) -> None:
   """What absl's handler shows from now on: what this program logs, and of libraries what is serious.
 
-  Orbax logs twenty lines a save at the level at which this program says how training goes, and a traceback of each
-  error that it raises as well; JAX logs each accelerator that is not there, and how processes find each other.
+  Orbax logs twenty lines a save at the level at which this program says how training goes, warns of what a kill leaves
+  of a checkpoint and of a slow disk, both of which are provided for, and logs a traceback of each error that it raises
+  as well; JAX logs each accelerator that is not there, and how processes find each other.
 
   Args:
     least: `ALL` or `WARNINGS`.
@@ -218,7 +219,7 @@ def quiet_terminal(least: int = ALL) -> None:
 def _is_for_terminal(entry: logging.LogRecord) -> bool:
   if _State.debug:
     return True
-  if entry.name == 'py.warnings' or 'xla_bridge' in entry.pathname:
+  if entry.name == 'py.warnings' or any(one in entry.pathname for one in ('xla_bridge', 'orbax')):
     return entry.levelno >= logging.ERROR
   return _is_for_log(entry) and not (_of_library(entry) and entry.exc_info)
 

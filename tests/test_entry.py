@@ -390,3 +390,37 @@ def test_nothing_but_our_own_is_said(tmp_path):
   assert len(said) == 3
   assert said[2].startswith('upstream: finished in ')
   assert 'of a library' in (tmp_path / 'run' / 'log.txt').read_text()
+
+
+_HALF_DELETED = """
+import os, sys
+import numpy as np
+from absl import logging
+from experts import entry
+from experts.training import checkpoints
+
+def save(step):
+  saved = checkpoints.Checkpoints(folder, 1)
+  saved.save(step, {'a': np.zeros(3, np.float32)})
+  saved.close()
+
+folder, log = sys.argv[1:]
+logging.use_absl_handler()
+entry.quiet_terminal()
+with entry.logged(log):
+  save(10)
+  # As a kill leaves it, while the checkpoint is deleted.
+  os.remove(f'{folder}/10/_CHECKPOINT_METADATA')
+  save(20)
+  logging.warning('of our own')
+"""
+
+
+def test_what_orbax_warns_of_is_in_the_log_alone(tmp_path):
+  log = tmp_path / 'log.txt'
+  done = _start('-c', _HALF_DELETED, str(tmp_path / 'checkpoints'), str(log), PYTHONPATH=str(ROOT))
+  assert done.returncode == 0, done.stderr
+  # Before them absl says that no flags are parsed.
+  said = done.stderr.splitlines()[1:]
+  assert [line.rpartition('] ')[2] for line in said] == ['of our own']
+  assert 'Metadata file does not exist' in log.read_text()

@@ -92,7 +92,7 @@ def load(path: str) -> Params:
 
   Raises:
     FileNotFoundError: there is no such file.
-    ValueError: it is no .npz file, or is cut short.
+    ValueError: it is no .npz file, is cut short, or holds something else than numbers.
   """
   return traverse_util.unflatten_dict(_read(path), sep='/')
 
@@ -168,11 +168,16 @@ def _flatten(params: Params) -> dict[str, np.ndarray]:
 
 
 def _read(path: str) -> dict[str, np.ndarray]:
+  with open(path, 'rb') as file:
+    # NumPy would advise to trust what is no archive.
+    if file.read(2) not in (b'PK', b''):
+      raise ValueError(f'{path} is no file of weights (.npz)')
   try:
     with np.load(path, allow_pickle=False) as file:
       return {key: np.asarray(file[key], np.float32) for key in file.files}
   except (zipfile.BadZipFile, EOFError, TypeError, ValueError) as error:
-    raise ValueError(f'{path}: not a complete .npz file of arrays ({error})') from error
+    said = 'an entry is no array of numbers' if 'allow_pickle' in str(error) else error
+    raise ValueError(f'{path}: not a complete .npz file of arrays ({said})') from error
 
 
 def _write(path: str, flat: dict[str, np.ndarray]) -> None:

@@ -21,6 +21,7 @@ from experts.training.progress import Progress
 
 # Columns of the classes that come after the first.
 _MORE = 2
+_MODEL = 'what a transfer left: runs/mine/transfer/mine'
 # Where the rows are until there is one for each image.
 _UNFINISHED = 'predictions-unfinished.csv'
 
@@ -34,7 +35,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   if not hosts.first():
     return
   for name, what in (
-    ('model', 'what a transfer left: runs/mine/transfer/mine'),
+    ('model', _MODEL),
     ('images', 'an image, a folder or an archive'),
   ):
     if not config[name]:
@@ -64,18 +65,67 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
 
 
 def _open_model(path: str) -> tuple[dict[str, Any], dict]:
-  """What model.json says of a network, and its parameters."""
+  """What a transfer wrote of a network, and its parameters.
+
+  Raises:
+    OSError: one of the two files is not there.
+    ValueError: one is damaged or something else, or they are of two networks.
+  """
   path = os.path.expanduser(path)
   path = f'{path}/model.npz' if os.path.isdir(path) else path
-  params = weights.load(path)
-  described = f'{path.removesuffix(".npz")}.json'
-  with open(described, encoding='utf-8') as file:
-    try:
-      return json.load(file), params
-    except ValueError as error:
-      raise ValueError(
-        f'{described} is damaged ({error}): take the model of another run'
-      ) from error
+  if not os.path.exists(path):
+    raise FileNotFoundError(f'config.model: there is no {path}: name {_MODEL}')
+  params, file = weights.load(path), f'{path.removesuffix(".npz")}.json'
+  described = _read_description(file, path)
+  _check_pair(described, params, file, path)
+  return described, params
+
+
+def _read_description(file: str, path: str) -> dict[str, Any]:
+  try:
+    with open(file, encoding='utf-8') as opened:
+      described = json.load(opened)
+  except FileNotFoundError as error:
+    raise FileNotFoundError(
+      f'config.model: {path} was not fine-tuned on a task (there is no {file} beside it): name {_MODEL}'
+    ) from error
+  except ValueError as error:
+    raise ValueError(f'{file} is damaged ({error}): take the model of another run') from error
+  try:
+    classes, network = described['classes'], described['network']
+    members.make_model(network)
+    whole = isinstance(described.get('ranges') or {}, dict) and all(
+      isinstance(network[name], int) and network[name] > 0 for name in ('size', 'resize')
+    )
+    whole = whole and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+  except (AttributeError, KeyError, TypeError, ValueError):
+    whole = False
+  if not whole:
+    raise ValueError(f'{file} describes no fine-tuned network: name {_MODEL}')
+  return described
+
+
+def _check_pair(described: Mapping[str, Any], params: dict, file: str, path: str) -> None:
+  advice = 'take both files of one run'
+  head = params.get('head', {}) if isinstance(params.get('backbone'), dict) else {}
+  if not isinstance(head, dict) or {*head} != {'kernel', 'bias'}:
+    raise ValueError(f'{path} has no backbone and head, as a fine-tuned network has: name {_MODEL}')
+  number, outputs = len(described['classes']), head['bias'].size
+  if number != outputs or head['kernel'].shape[1:] != (outputs,):
+    raise ValueError(f'{file} names {number} classes, {path} has {outputs} outputs: {advice}')
+  # A model that was made before this was kept is known by its shapes alone.
+  if described.get('hash', '') not in ('', weights.content_hash(params)):
+    raise ValueError(f'{file} is of other weights than {path}: {advice}')
+  wanted = members.make_model(described['network'])
+  try:
+    found = weights.infer(params)
+  except ValueError as error:
+    raise ValueError(f'{path}: {error}: {advice}') from error
+  if (found.depth, found.width, found.root) != (wanted.depth, wanted.width, wanted.root):
+    raise ValueError(
+      f'{file} describes a ResNet of depth {wanted.depth}, width {wanted.width:g}, root {wanted.root}; {path} is one of '
+      f'depth {found.depth}, width {found.width:g}, root {found.root}: {advice}'
+    )
 
 
 def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:

@@ -133,6 +133,23 @@ def warn(rows: Sequence[scoring.Row]) -> None:
     )  # fmt: skip
 
 
+def leave_out(rows: Sequence[scoring.Row]) -> None:
+  """Takes every score from the models whose embeddings of a task tell nothing, and warns of each model once.
+
+  No strategy chooses them, whatever it looks at.
+  """
+  unfit = {(row['task'], row['model']): row['unfit'] for row in rows if 'unfit' in row}
+  first = {}
+  for (_, model), reason in unfit.items():
+    first.setdefault(model, []).append(reason)
+  for reasons in first.values():
+    more = f' (and on {len(reasons) - 1} more tasks)' if len(reasons) > 1 else ''
+    logging.warning('select: %s%s; it has no scores there', reasons[0], more)
+  for row in rows:
+    if reason := unfit.get((row['task'], row['model'])):
+      row |= {'score': float('nan'), 'why': reason}
+
+
 def undecided(scores: pd.DataFrame, name: str, rows: Sequence[scoring.Row]) -> str:
   """What to say of the tasks on which the strategy that chooses ranks no model; empty if it does on all."""
   of_task = scores[scores.strategy == name].groupby('task', sort=False)['rank'].count()
@@ -142,6 +159,11 @@ def undecided(scores: pd.DataFrame, name: str, rows: Sequence[scoring.Row]) -> s
   reasons = [
     r['why'] for r in rows if r['strategy'] == name and r['task'] == lost[0] and 'why' in r
   ]
+  if all('unfit' in r for r in rows if r['strategy'] == name and r['task'] == lost[0]):
+    # Another strategy would find no more.
+    return (
+      f'task {lost[0]!r}: no model of the pool tells its images apart; of the first: {reasons[0]}'
+    )
   return f'{_cannot_choose(name, lost, *reasons[:1])}; scores.csv has what the others found'
 
 

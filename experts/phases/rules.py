@@ -107,6 +107,8 @@ def _domain_prediction(config, chosen: Candidates, shown: Shown) -> np.ndarray:
     dimension=chosen.model.embedding_dim, weights=described['weights'], hash=described['hash'],
   )  # fmt: skip
   (unit,) = chosen.embed(config, [predictor], [images_of(shown)], open_cache(config), True)
+  if unit.unfit[0]:
+    raise ValueError(unit.unfit[0])
   by_node = dict(zip(described['nodes'], matching.epn(np.log(unit.source(0) + 1e-30)), strict=True))
   return np.array([by_node.get(member.slice, np.nan) for member in chosen.members])
 

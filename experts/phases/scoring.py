@@ -44,9 +44,17 @@ def score(
 
   Returns:
     For each strategy and model: task, model, strategy, score (not a number where the strategy has none, and in one line
-    `why`), and what else is known: low, high, ties, duplicates, and the images that kNN got right.
+    `why`, or `unfit` where the model's embeddings tell nothing), and what else is known: low, high, ties, duplicates, and the images that kNN got right.
   """
-  rows = []
+  rows = [
+    {'task': task.name, 'model': member.name, 'strategy': name, **nothing(reason)}
+    for member, reason in zip(embedded.members, embedded.unfit)
+    for name in names
+    if reason
+  ]
+  embedded = embedded.sound()
+  if not embedded.members:
+    return rows
   shared = _Shared(task, embedded, leaves)
   for name in names:
     try:
@@ -56,6 +64,11 @@ def score(
     for member, found in zip(embedded.members, every, strict=True):
       rows.append({'task': task.name, 'model': member.name, 'strategy': name, **found})
   return rows
+
+
+def nothing(unfit: str) -> Row:
+  """What a row has in place of a score of a model whose embeddings tell nothing."""
+  return {'score': float('nan'), 'unfit': unfit}
 
 
 def why(task: splits.Task, error: Exception) -> str:

@@ -54,6 +54,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       rows += rules.by_other_networks(config, chosen, each, able, targets)
     rows += known
     ranking.warn(rows)
+    ranking.leave_out(rows)
     scores = ranking.ranked(rows, chosen.members, [task.name for task in loaded], names)
     undecided = ranking.undecided(scores, names[0], rows)
     _write(workdir, board, scores, names[0], _images_embedded(rows, loaded), seconds)
@@ -110,7 +111,8 @@ def _all_images(config, chosen: Candidates, shown: Sequence[Shown], names):
         targets |= _targets(task, unit)
       seconds[task.name] += time.monotonic() - began
       done += len(unit.members)
-      scored = [r['score'] for r in found if r['strategy'] == names[0] and 'why' not in r]
+      scored = [r['score'] for r in found if r['strategy'] == names[0]]
+      scored = [value for value in scored if not np.isnan(value)]
       best = {names[0]: max(scored)} if scored else None
       progress.update(done, len(unit.members) * len(task.all), best)
       began = time.monotonic()
@@ -143,14 +145,21 @@ def _by_halving(config, chosen: Candidates, shown: Sequence[Shown], names):
   for each in shown:
     task, images, last, began = each.task, images_of(each), {}, time.monotonic()
 
-    def embed_some(models, indices, images=images):
+    unfit = {}
+
+    def embed_some(models, indices, images=images, unfit=unfit):
       own = [candidates[i] for i in models if i in mine]
       for unit in chosen.embed(config, own, [images.take(indices)], kept):
-        for member, embedded in zip(unit.members, unit.embeddings):
+        for member, embedded, reason in zip(unit.members, unit.embeddings, unit.unfit):
+          if reason:
+            unfit.setdefault(place[member.name], reason)
           yield place[member.name], embedded
 
-    def score(model, embeddings, labels, last=last):
-      (last[model],) = scoring.by_knn(config, embeddings[None], labels)
+    def score(model, embeddings, labels, last=last, unfit=unfit):
+      if model in unfit:
+        last[model] = scoring.nothing(unfit[model])
+      else:
+        (last[model],) = scoring.by_knn(config, embeddings[None], labels)
       return last[model]['score']
 
     found = halving.search(
@@ -186,8 +195,8 @@ def _targets(task: splits.Task, unit: embed.Embedded) -> dict[str, list[float]]:
   """What each baseline says of the task: the mean over the images of its predictions, [Y]."""
   return {
     rules.target_key(task.name, member.upstream): _sigmoid(logits).mean(axis=0).tolist()
-    for member, logits in zip(unit.members, unit.logits)
-    if member.kind == 'baseline' and logits is not None
+    for member, logits, reason in zip(unit.members, unit.logits, unit.unfit)
+    if member.kind == 'baseline' and logits is not None and not reason
   }
 
 

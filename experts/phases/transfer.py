@@ -300,6 +300,7 @@ class Trainer:
       'classes': list(self._task.train.class_names),
       # How deep samples of people's images were scaled; none of data that is decoded as papers did.
       'ranges': self._ranges(),
+      'hash': weights.content_hash(params),
       'network': {
         **self._load()[0],
         # As it was tested: a random crop in training is none here.

@@ -111,12 +111,24 @@ class Embedded:
     embeddings: float32 [E, N, D].
     logits: float32 [N, C] of each model over its upstream classes; None of one without a head, or if not asked for. Our
       own networks' are of their leaf classes first and then of the nodes above.
+    unfit: of each model, why its embeddings tell nothing of the images: not finite, or all the same; else empty.
   """
 
   members: list[pool.Member]
   images: Images
   embeddings: np.ndarray
   logits: list[np.ndarray | None]
+  unfit: list[str]
+
+  def sound(self) -> 'Embedded':
+    """The same of those models alone whose embeddings tell something; there may be none."""
+    if not any(self.unfit):
+      return self
+    left = [i for i, why in enumerate(self.unfit) if not why]
+    part = lambda values: [values[i] for i in left]
+    return Embedded(
+      part(self.members), self.images, self.embeddings[left], part(self.logits), part(self.unfit)
+    )
 
   def source(self, model: int, leaves: int | None = None) -> np.ndarray | None:
     """Probabilities [N, C] of a model's upstream classes, its softmax over the first `leaves` of them."""
@@ -157,8 +169,8 @@ def embed_pool(
 
   Raises:
     FileNotFoundError: missing weights.
-    ValueError: weights that differ from the pool's hash, a model that fails, or whose embeddings have a wrong shape,
-      are not finite, or all the same; one line that names the model.
+    ValueError: weights that differ from the pool's hash, a model that fails, or whose embeddings have a wrong shape;
+      one line that names the model.
   """
   by_size = {}
   for member in members:
@@ -302,10 +314,12 @@ class _Run:
   def _of_task(self, members, task, keys, load) -> Embedded:
     entries = [self.kept.read(key) if key else None for key in keys]
     before = [set(entry or ()) for entry in entries]
-    fresh = all(entry is None for entry in entries)
+    fresh, unfit = all(entry is None for entry in entries), [''] * len(members)
     if None in entries:
       embeddings, logits = load().embed(task)
-      _check(members, task, embeddings)
+      found = [_check(*each, task) for each in zip(members, embeddings)]
+      # What is cached was found sound before.
+      unfit = [why if entry is None else '' for entry, why in zip(entries, found)]
       computed = [
         {'embeddings': own} | ({} if scores is None else {'logits': scores})
         for own, scores in zip(embeddings, logits)
@@ -314,8 +328,8 @@ class _Run:
     if self.with_logits and not all('logits' in entry for entry in entries):
       for entry, head in zip(entries, load().heads):
         entry.setdefault('logits', _logits(entry['embeddings'], head))
-    for key, entry, known in zip(keys, entries, before):
-      if key and set(entry) != known:
+    for key, entry, known, why in zip(keys, entries, before, unfit):
+      if key and not why and set(entry) != known:
         self.kept.write(key, entry)
     logits = [entry.get('logits') if self.with_logits else None for entry in entries]
     return Embedded(
@@ -324,6 +338,7 @@ class _Run:
       # Those that were just computed are one array, and not copied.
       embeddings if fresh else np.stack([entry['embeddings'] for entry in entries]),
       [None if scores is None or not scores.size else scores for scores in logits],
+      unfit,
     )
 
 
@@ -404,23 +419,20 @@ def _of_table(member, tables, task) -> np.ndarray:
   return own[task.rows][None]
 
 
-def _check(members: Sequence[pool.Member], task: Images, embeddings: np.ndarray) -> None:
-  for member, own in zip(members, embeddings):
-    label = f'model {member.name!r} on the images of {task.name!r}'
-    if own.shape != (task.count, member.dimension):
-      raise ValueError(
-        f'{label}: embeddings have shape {own.shape}; {task.count} images and the pool file make it '
-        f'({task.count}, {member.dimension})'
-      )
-    # Of a sum first, which takes no time from the device that waits: an infinite one may have finite parts.
-    with np.errstate(over='ignore', invalid='ignore'):
-      total = own.sum()
-    bad = 0 if np.isfinite(total) else int(np.sum(~np.isfinite(own).all(axis=1)))
-    if bad:
-      raise ValueError(
-        f'{label}: {bad} of {task.count} embeddings are not finite; check its weights and its input range'
-      )
-    if task.count > 1 and (own[-1] == own[0]).all() and (own == own[0]).all():
-      raise ValueError(
-        f'{label}: all embeddings are the same; check its weights and its input range'
-      )
+def _check(member: pool.Member, own: np.ndarray, task: Images) -> str:
+  """Why embeddings of the right shape tell nothing; empty where they may."""
+  label = f'model {member.name!r} on the images of {task.name!r}'
+  if own.shape != (task.count, member.dimension):
+    raise ValueError(
+      f'{label}: embeddings have shape {own.shape}; {task.count} images and the pool file make it '
+      f'({task.count}, {member.dimension})'
+    )
+  # Of a sum first, which takes no time from the device that waits: an infinite one may have finite parts.
+  with np.errstate(over='ignore', invalid='ignore'):
+    total = own.sum()
+  bad = 0 if np.isfinite(total) else int(np.sum(~np.isfinite(own).all(axis=1)))
+  if bad:
+    return f'{label}: {bad} of {task.count} embeddings are not finite; check its weights and its input range'
+  if task.count > 1 and (own[-1] == own[0]).all() and (own == own[0]).all():
+    return f'{label}: all embeddings are the same; check its weights and its input range'
+  return ''

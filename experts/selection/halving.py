@@ -60,7 +60,7 @@ def search(
     models: their number E, over all processes.
     labels: int `[N]`.
     embed: embeds some images with some models.
-    score: scores models.
+    score: scores models; not a number is the least.
     always: models that are never dropped: the baseline.
     start: images of the first round; more where that is less than two a class.
     keep: share of the models that go on, and of their images that are not new.
@@ -94,13 +94,13 @@ def search(
       scores[left], seen[left] = [found[model] for model in left], number
       if number == len(labels):
         break
-      best = sorted(left, key=lambda model: -scores[model])[: math.ceil(keep * len(left))]
+      best = sorted(left, key=lambda model: -_worth(scores[model]))[: math.ceil(keep * len(left))]
       dropped = set(left) - {*best, *always}
       for model in dropped & mine.keys():
         os.unlink(f'{folder}/{model}.npy')
       left = [model for model in left if model not in dropped]
       before, number = number, math.ceil(number / keep)
-  ranking = sorted(range(models), key=lambda model: (-seen[model], -scores[model]))
+  ranking = sorted(range(models), key=lambda model: (-seen[model], -_worth(scores[model])))
   return Halving(np.array(ranking), scores, seen, rounds, int(seen.sum()))
 
 
@@ -123,6 +123,10 @@ def regret(found: Halving, full: np.ndarray, budget: int = 1) -> float:
   """How much better the full search's choice is, by its scores `[E]`, than the best of the first `budget` found."""
   full = np.asarray(full, float)
   return float(full.max() - full[found.ranking[:budget]].max())
+
+
+def _worth(score: float) -> float:
+  return -math.inf if math.isnan(score) else score
 
 
 def _append(path: str, new: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import errno
 import gc
 import os
 import pathlib
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +30,9 @@ _PASSING = (
   'OS error', 'RESOURCE_EXHAUSTED', 'UNAVAILABLE', 'DEADLINE_EXCEEDED', 'ABORTED', 'CANCELLED', 'PERMISSION_DENIED',
   'UNAUTHENTICATED',
 )  # fmt: skip
+# TensorStore gives the system's error number as text alone.
+_NUMBER = re.compile(r"os_error_code='(\d+)'|\[OS error (\d+)")
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 # What is found of a checkpoint that lost a part.
 _LOST = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR)
 # Why one cannot be read.
@@ -210,6 +214,9 @@ class Checkpoints:
     except Exception as error:
       if isinstance(error, jax.errors.JaxRuntimeError) and jax.process_count() > 1:
         raise  # It is not the disk that is gone, but another process.
+      for number in _numbers(error):
+        if number in _FULL:
+          raise OSError(number, os.strerror(number), self._folder) from error
       raise OSError(f'cannot save a checkpoint in {self._folder}: {_reason(error)}') from error
 
 
@@ -232,10 +239,25 @@ def _no_afterthoughts() -> Iterator[None]:
     sys.unraisablehook = hook
 
 
-def _kind(error: Exception) -> str:
+def _chain(error: BaseException) -> list[BaseException]:
   chain = [error]
   while below := chain[-1].__cause__ or chain[-1].__context__:
     chain.append(below)
+  return chain
+
+
+def _numbers(error: BaseException) -> Iterator[int]:
+  """The system's numbers of what went wrong, as far as an error and those below it say."""
+  for one in _chain(error):
+    if isinstance(one, OSError) and one.errno:
+      yield one.errno
+    text = str(one)
+    yield from (int(found[1] or found[2]) for found in _NUMBER.finditer(text))
+    yield from (number for number in _FULL if os.strerror(number) in text)
+
+
+def _kind(error: Exception) -> str:
+  chain = _chain(error)
   text = ' '.join(map(str, chain))
   if any(isinstance(one, MemoryError) for one in chain):
     return _NO_ROOM
@@ -245,8 +267,9 @@ def _kind(error: Exception) -> str:
     return _NO_ROOM
   if 'NOT_FOUND' in text:
     return _DAMAGED
-  numbers = {one.errno for one in chain if isinstance(one, OSError) and one.errno}
-  return _PASSES if numbers - {*_LOST} or any(word in text for word in _PASSING) else _DAMAGED
+  return (
+    _PASSES if {*_numbers(error)} - {*_LOST} or any(word in text for word in _PASSING) else _DAMAGED
+  )
 
 
 def _differing(held: Tree, wanted: Tree) -> str:
@@ -266,7 +289,10 @@ def _shapes(tree):
 
 
 def _reason(error: BaseException) -> str:
-  """The first line of what lies at the bottom of an error."""
+  """The first line of what lies at the bottom of an error; of TensorStore's, what the system says."""
   while error.__cause__ is not None:
     error = error.__cause__
-  return (str(error).splitlines() or [type(error).__name__])[0]
+  line = (str(error).splitlines() or [type(error).__name__])[0]
+  # Before the system's words come names of files that nobody knows.
+  number = _NUMBER.search(line)
+  return os.strerror(int(number[1] or number[2])) if number else line

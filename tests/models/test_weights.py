@@ -177,6 +177,16 @@ def test_truncated_file_is_named(tmp_path, params, kept):
     weights.load(str(path))
 
 
+def test_what_is_no_file_of_weights_is_not_advised_to_be_trusted(tmp_path):
+  path = tmp_path / 'pool.json'
+  path.write_text('{"members": []}')
+  with pytest.raises(ValueError, match=r'pool\.json is no file of weights \(\.npz\)$'):
+    weights.load(str(path))
+  np.savez(tmp_path / 'objects.npz', a=np.array([{}], object))
+  with pytest.raises(ValueError, match=r'objects\.npz: .* \(an entry is no array of numbers\)$'):
+    weights.load(str(tmp_path / 'objects.npz'))
+
+
 def test_absent_file_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match=r'absent\.npz'):
     weights.load_bit(str(tmp_path / 'absent.npz'))

@@ -106,6 +106,7 @@ def test_the_chosen_model_is_kept_fine_tuned(workdir):
     assert by_class.accuracy.mean() == pytest.approx(described['mean_per_class_accuracy'], abs=1e-5)
     params = weights.load(workdir / 'transfer' / task / 'model.npz')
     assert params['head']['bias'].shape == (2,)
+    assert described['hash'] == weights.content_hash(params)
 
 
 def test_report_and_curves(workdir, chain):

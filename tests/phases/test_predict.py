@@ -18,6 +18,7 @@ import pandas as pd
 import pytest
 
 from configs import predict as predict_config
+from experts import entry
 from experts.models import resnet, weights
 from experts.phases import members, predict
 
@@ -91,7 +92,12 @@ def model(tmp_path_factory) -> pathlib.Path:
   kernel = np.random.default_rng(0).normal(size=params['head']['kernel'].shape)
   params['head']['kernel'] = kernel.astype(np.float32)
   weights.save(str(folder / 'model.npz'), params)
-  described = {'classes': _CLASSES, 'network': {**network, 'size': 16, 'resize': 16}, 'ranges': {}}
+  described = {
+    'classes': _CLASSES,
+    'network': {**network, 'size': 16, 'resize': 16},
+    'ranges': {},
+    'hash': weights.content_hash(params),
+  }
   (folder / 'model.json').write_text(json.dumps(described))
   return folder
 
@@ -284,3 +290,67 @@ def test_a_damaged_description_is_named(model, folder, tmp_path):
   (tmp_path / 'model' / 'model.json').write_text('{"classes": [')
   with pytest.raises(ValueError, match=r'model/model\.json is damaged'):
     predict.run(_config(tmp_path / 'model', folder), str(tmp_path), None)
+
+
+def _change_description(change):
+  def apply(folder):
+    described = json.loads((folder / 'model.json').read_text())
+    (folder / 'model.json').write_text(json.dumps(change(described)))
+
+  return apply
+
+
+def _save_other(classes=3, **network):
+  def apply(folder):
+    own = {'depth': 14, 'width': 0.03125, 'root': 'small', 'dtype': 'float32', **network}
+    params = resnet.init(members.make_model(own), jax.random.key(1), classes)
+    weights.save(str(folder / 'model.npz'), params)
+
+  return apply
+
+
+def _headless(folder):
+  params = weights.load(str(folder / 'model.npz'))
+  del params['head']
+  weights.save(str(folder / 'model.npz'), params)
+
+
+_NONE = 'describes no fine-tuned network: name what a transfer left: runs/mine/transfer/mine'
+_BOTH = 'take both files of one run'
+
+
+@pytest.mark.parametrize(
+  ('change', 'said'),
+  [
+    (_save_other(8), f'{{model}}.json names 3 classes, {{model}}.npz has 8 outputs: {_BOTH}'),
+    (_change_description(lambda held: held | {'classes': [*'abcdefgh']}), f'{{model}}.json names 8 classes, {{model}}.npz has 3 outputs: {_BOTH}'),
+    (_save_other(), f'{{model}}.json is of other weights than {{model}}.npz: {_BOTH}'),
+    (_change_description(lambda held: {**held, 'hash': '', 'network': held['network'] | {'depth': 26}}), '{model}.json describes a ResNet of depth 26, width 0.03125, root small; {model}.npz is one of depth 14, width 0.03125, root small: ' + _BOTH),
+    (_change_description(lambda held: {}), f'{{model}}.json {_NONE}'),
+    (_change_description(lambda held: []), f'{{model}}.json {_NONE}'),
+    (_change_description(lambda held: held | {'classes': 3}), f'{{model}}.json {_NONE}'),
+    (_change_description(lambda held: held | {'ranges': [1]}), f'{{model}}.json {_NONE}'),
+    (_change_description(lambda held: held | {'network': {}}), f'{{model}}.json {_NONE}'),
+    (_change_description(lambda held: held | {'network': held['network'] | {'size': '16'}}), f'{{model}}.json {_NONE}'),
+    (_change_description(lambda held: held | {'network': held['network'] | {'depth': 15}}), f'{{model}}.json {_NONE}'),
+    (_headless, '{model}.npz has no backbone and head, as a fine-tuned network has: name what a transfer left: runs/mine/transfer/mine'),
+    (lambda folder: (folder / 'model.json').unlink(), 'config.model: {model}.npz was not fine-tuned on a task (there is no {model}.json beside it): name what a transfer left: runs/mine/transfer/mine'),
+    (lambda folder: (folder / 'model.npz').unlink(), 'config.model: there is no {model}.npz: name what a transfer left: runs/mine/transfer/mine'),
+    (lambda folder: (folder / 'model.npz').write_text('{}'), '{model}.npz is no file of weights (.npz)'),
+  ],
+)  # fmt: skip
+def test_what_is_no_network_with_its_description_is_a_line(model, folder, tmp_path, change, said):
+  shutil.copytree(model, tmp_path / 'model')
+  change(tmp_path / 'model')
+  with pytest.raises((ValueError, OSError)) as raised:
+    predict.run(_config(tmp_path / 'model', folder), str(tmp_path), None)
+  assert str(raised.value) == said.format(model=tmp_path / 'model' / 'model')
+  assert entry.is_mendable(raised.value)
+
+
+def test_a_description_of_before_hashes_serves(model, folder, expected, tmp_path):
+  shutil.copytree(model, tmp_path / 'model')
+  _change_description(lambda held: {k: v for k, v in held.items() if k != 'hash'})(
+    tmp_path / 'model'
+  )
+  assert _run(_config(tmp_path / 'model', folder), tmp_path / 'out') == expected

@@ -169,6 +169,50 @@ def test_a_strategy_that_turns_out_to_choose_nothing_on_one_task_leaves_the_scor
   }  # fmt: skip
 
 
+def _unfit(table, fault):
+  table['even'][...] = np.inf if fault == 'infinite' else 1.0
+
+
+@pytest.mark.parametrize('fault', ['infinite', 'constant'])
+@pytest.mark.parametrize(
+  ('strategy', 'first_images'),
+  [('knn,linear,logme', 0), ('task_agnostic,knn,hybrid,random', 0), ('knn', 8)],
+)
+def test_a_model_that_tells_nothing_of_the_images_is_left_out(
+  make, caplog, fault, strategy, first_images
+):
+  tables = {name: _random(5, ('even', 'twins'), i) for i, name in enumerate('abc')}
+  _unfit(tables['a'], fault)
+  make.pool(tables, imagenet_accuracy=0.5)
+  config = make.config({'even': 'even', 'twins': 'twins'}, strategy)
+  config.select.first_images = first_images
+  with caplog.at_level(logging.WARNING):
+    scores = make.run(config)
+  of_a = scores[(scores.task == 'even') & (scores.model == 'a')]
+  assert len(of_a) >= len(strategy.split(','))
+  assert of_a.score.isna().all()
+  assert of_a['rank'].isna().all()
+  others = scores[(scores.task == 'twins') | (scores.model != 'a')]
+  assert others['rank'].notna().all()
+  said = [r.getMessage() for r in caplog.records if "'a'" in r.getMessage()]
+  assert len(said) == 1, said
+  assert said[0].startswith("select: model 'a' on the images of 'even': ")
+  picks = files.read(make.folder / 'run/picks.csv')
+  assert 'a' not in picks[picks.task == 'even'].to_numpy()
+
+
+def test_where_all_models_tell_nothing_that_ends_the_run(make):
+  tables = {name: _random(5, ('even',), i) for i, name in enumerate('abc')}
+  for table in tables.values():
+    _unfit(table, 'constant')
+  make.pool(tables)
+  with pytest.raises(ValueError, match='all embeddings are the same') as error:
+    make.run(make.config({'even': 'even'}, 'knn'))
+  assert str(error.value).startswith(
+    "task 'even': no model of the pool tells its images apart; of the first: model "
+  )
+
+
 # In the order in which a config keeps them.
 _TASKS = ('$x$ and $y', '1e5', '2024', 'NA', 'True', 'a b', 'größe', 'nan')
 _MODELS = ('007', '1e5', 'True', 'NA', 'nan', 'None', '-1', 'org/model-b', 'with, comma')

@@ -60,7 +60,9 @@ def trainer(config_file, model, tmp_path):
         action()
       return task.train.image(index)
 
-    watched = dataclasses.replace(task, train=dataclasses.replace(task.train, read_image=image))
+    # Not those that were looked at before, which need not be read again.
+    seen = dataclasses.replace(task.train, read_image=image, memory=None)
+    watched = dataclasses.replace(task, train=seen)
     one = pool.Member('net', 'baseline', 'none', None, 0, 0, 0, 'model.npz', '')
     trials = sweeps.Trials(str(tmp_path / name / 'trials.csv'))
     quiet = board.Board(tmp_path / 'tensorboard', enabled=False)

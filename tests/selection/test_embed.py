@@ -280,8 +280,6 @@ def test_source_is_the_softmax_over_the_leaves(folder):
     ('flat', r"model 'function': own_functions:flat returned embeddings of shape \(6144,\) for 8 im"),
     ('short', r'returned embeddings of shape \(7, 2\) for 8 images'),
     ('wide', r"'function' .*'a': embeddings have shape \(10, 3\); 10 images .* make it \(10, 2\)"),
-    ('nan', r"model 'function' on the images of 'a': 1 of 10 embeddings are not finite"),
-    ('constant', r"model 'function' on the images of 'a': all embeddings are the same"),
     ('failing', r"'function': own_functions:failing failed on images \(8, 16, 16, 3\): IndexError"),
     ('unsure', r"'function': own_functions:unsure returned probabilities .* 1.5 to 1.5; they must"),
     ('absent', r"'function': own_functions:absent cannot be imported \(.*absent"),
@@ -293,6 +291,40 @@ def test_a_model_that_fails_is_named_in_one_line(folder, function, message):
   with pytest.raises(ValueError, match=message) as error:
     _run(folder, _tasks('a')[1], [member])
   assert '\n' not in str(error.value)
+
+
+@pytest.mark.parametrize(
+  ('function', 'reason'),
+  [
+    ('nan', "model 'function' on the images of 'a': 1 of 10 embeddings are not finite; check"),
+    ('constant', "model 'function' on the images of 'a': all embeddings are the same; check"),
+  ],
+)
+def test_a_model_that_tells_nothing_is_marked_and_not_kept(folder, tmp_path, function, reason):
+  members = pool.read(folder / 'pool.json')[8:]
+  members[0] = dataclasses.replace(members[0], weights=f'own_functions:{function}')
+  for _ in range(2):
+    kept = cache.Cache(tmp_path)
+    parts = embed.embed_pool(
+      members, str(folder), _tasks('a')[1], _SETTINGS, _NET, 8, kept, with_logits=True
+    )
+    unfit = {part.members[0].name: (part.unfit, part.sound().members) for part in parts}
+    assert (kept.found, kept.written) == (0, 0)
+    assert unfit['table'] == ([''], [members[1]])
+    (why,), sound = unfit['function']
+    assert why.startswith(reason)
+    assert sound == []
+
+
+def test_of_a_unit_the_sound_models_are_left():
+  rows = np.arange(12, dtype=np.float32).reshape(3, 2, 2)
+  task = embed.Images('a', 2, _Decoder())
+  unit = embed.Embedded(['x', 'y', 'z'], task, rows, [None, rows[0], rows[1]], ['', 'no', ''])
+  left = unit.sound()
+  assert (left.members, left.unfit) == (['x', 'z'], ['', ''])
+  np.testing.assert_array_equal(left.embeddings, rows[[0, 2]])
+  assert left.logits[0] is None
+  np.testing.assert_array_equal(left.logits[1], rows[1])
 
 
 @pytest.mark.parametrize('name', ['baseline', 'full1', 'adapter1', 'bit', 'table'])

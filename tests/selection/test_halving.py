@@ -86,6 +86,15 @@ def test_a_fifth_of_the_images_finds_the_best_of_fifty():
   assert max(regrets) < 0.02
 
 
+@pytest.mark.parametrize('lost', [0, 3, 7])
+def test_a_model_without_a_score_goes_on_least(lost):
+  labels, _, embed, _ = _simulate(8, 60, 2, 1)
+  score = lambda model, *rest: np.nan if model == lost else _score(model, *rest)
+  found = halving.search(8, labels, embed, score, start=8)
+  assert not np.isnan(found.scores[found.ranking[0]])
+  assert found.seen[lost] == found.rounds[0][0]
+
+
 def test_it_does_not_matter_which_process_has_which_models():
   labels, _, embed, _ = _simulate(12, 60, 3, 0)
   alone = halving.search(12, labels, embed, _score, [0], start=8)

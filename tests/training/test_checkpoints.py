@@ -17,6 +17,7 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experts import entry
 from experts.training import checkpoints
 
 
@@ -146,10 +147,11 @@ _STALE = OSError(errno.ESTALE, 'Stale file handle')
 _BUSY = ValueError('UNAVAILABLE: Error reading "k" in OCDBT database: 503 Slow down')
 _EXHAUSTED = ValueError('RESOURCE_EXHAUSTED: Error reading "k": 429 Too many requests')
 _INPUT_OUTPUT = ValueError('Error reading local file "/x": [OS error 5: EIO Input/output error]')
+_ALSO = ValueError('Error reading local file "/x": Input/output error [os_error_code=\'5\']')
 _NO_ROOM = 'RESOURCE_EXHAUSTED: Out of memory allocating 8589934592 bytes.'
 
 
-@pytest.mark.parametrize('error', [_STALE, _BUSY, _EXHAUSTED, _INPUT_OUTPUT])
+@pytest.mark.parametrize('error', [_STALE, _BUSY, _EXHAUSTED, _INPUT_OUTPUT, _ALSO])
 def test_what_passes_is_read_again(folder, open_, fail, error):
   _fill(open_(), [10, 20])
   tries = fail(error, error)
@@ -158,7 +160,7 @@ def test_what_passes_is_read_again(folder, open_, fail, error):
   assert _steps(folder) == [10, 20]
 
 
-@pytest.mark.parametrize('error', [_STALE, _BUSY, _EXHAUSTED, _INPUT_OUTPUT])
+@pytest.mark.parametrize('error', [_STALE, _BUSY, _EXHAUSTED, _INPUT_OUTPUT, _ALSO])
 def test_what_does_not_pass_ends_the_run_and_throws_nothing_away(folder, open_, fail, error):
   _fill(open_(), [10, 20])
   fail(*[error] * 3)
@@ -356,6 +358,60 @@ def test_a_full_disk_is_an_error_of_the_next_call(folder, open_, notice):
   assert str(folder) in str(error.value)
   assert '\n' not in str(error.value)
   _equal(open_().restore_last_good(_state(0)), _state(10))
+
+
+_OF_TENSORSTORE = (
+  'RESOURCE_EXHAUSTED: Error writing "a/0.0" in OCDBT database at local file "/w/1.orbax-checkpoint-tmp/state/": '
+  'Failed writing: "/w/1.orbax-checkpoint-tmp/state/d/edc0": Failed to write 330533 bytes to file 5: '
+)
+
+
+def _below(error):
+  raised = RuntimeError('a save failed')
+  raised.__cause__ = error
+  return raised
+
+
+@pytest.mark.parametrize(
+  ('error', 'said'),
+  [
+    (ValueError(f"{_OF_TENSORSTORE}No space left on device [os_error_code='28']"), 'the disk is full'),
+    (ValueError(f"{_OF_TENSORSTORE}[os_error_code='122']"), 'the quota of the disk is used up'),
+    (ValueError(f'{_OF_TENSORSTORE}[OS error 28: ENOSPC]'), 'the disk is full'),
+    (ValueError('x: No space left on device'), 'the disk is full'),
+    (OSError(errno.ENOSPC, 'No space left on device', '/w/1.tmp'), 'the disk is full'),
+    (_below(OSError(errno.EDQUOT, 'Disk quota exceeded')), 'the quota of the disk is used up'),
+  ],
+)  # fmt: skip
+def test_a_disk_without_room_is_called_so(folder, open_, monkeypatch, error, said):
+  saved = open_()
+  _fill(saved, [10])
+
+  def fail(_):
+    raise error
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CheckpointManager, 'wait_until_finished', fail)
+    with pytest.raises(OSError, match=str(folder)) as raised:
+      saved.wait()
+  assert raised.value.errno in (errno.ENOSPC, errno.EDQUOT)
+  assert entry.explain(raised.value) == (
+    f'{said}: cannot write {folder}; free some space, then start the same command again'
+  )
+
+
+def test_what_the_system_says_is_not_lost_between_names_of_files(folder, open_, monkeypatch):
+  saved = open_()
+  _fill(saved, [10])
+
+  def fail(_):
+    raise ValueError(f"{_OF_TENSORSTORE}File too large [os_error_code='27']")
+
+  with monkeypatch.context() as patch:
+    patch.setattr(ocp.CheckpointManager, 'wait_until_finished', fail)
+    with pytest.raises(OSError, match='cannot save') as raised:
+      saved.wait()
+  assert str(raised.value) == f'cannot save a checkpoint in {folder}: File too large'
 
 
 def test_a_checkpoint_is_restored_onto_another_mesh(toy, open_):
