@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experts import machine
-from experts.data import look, splits
+from experts.data import look, settling, splits
 from experts.data.dataset import UndecodableImage
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
@@ -112,4 +112,4 @@ def _settle(
   task: splits.Task, seen: Mapping[str, look.Seen], faults: Sequence[Fault], seed: int
 ) -> splits.Task:
   own = {(part, index): why for name, part, index, why in faults if name == task.name}
-  return splits.settle(task, own, seen, seed)
+  return settling.settle(task, own, seen, seed)
