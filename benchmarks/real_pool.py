@@ -27,9 +27,9 @@ from absl import app, flags, logging
 from sklearn import linear_model, pipeline, preprocessing
 
 from benchmarks import litert, real_pool_config
-from experts.data import hierarchy, sources, wordnet
+from experts.data import hierarchy, sources, splits, wordnet
 from experts.phases import candidates, tasks
-from experts.reporting import statistics
+from experts.reporting import files, statistics
 from experts.selection import cache, embed, evaluation, foreign, knn, pool
 
 _SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the models and the images.')
@@ -159,7 +159,7 @@ class Probe:
   test: np.ndarray
 
 
-def probe(config, task: tasks.Task, members: list[pool.Member]) -> list[Probe]:
+def probe(config, task: splits.Task, members: list[pool.Member]) -> list[Probe]:
   """Trains a logistic regression on each model's embeddings, its regularisation chosen on the validation images."""
   nothing = np.arange(0)
   test = dataclasses.replace(
@@ -168,7 +168,7 @@ def probe(config, task: tasks.Task, members: list[pool.Member]) -> list[Probe]:
   embedded = embed.embed_pool(
     members,
     '',
-    [candidates.images_of(config, candidates.look(config, each)) for each in (task, test)],
+    [candidates.images_of(candidates.show(config, each)) for each in (task, test)],
     {},
     None,
     256,
@@ -210,7 +210,7 @@ def results(
   seconds: dict[str, float],
 ) -> dict[str, pd.DataFrame]:
   """Makes the tables of docs/real_pool.md, by their titles."""
-  scores = pd.read_csv(workdir / 'all/scores.csv')
+  scores = files.read(workdir / 'all/scores.csv')
   trials = pd.DataFrame(
     [{'task': p.task, 'model': p.model, 'split': 'test', 'accuracy': p.test.mean()} for p in probes]
   )
@@ -287,9 +287,9 @@ def _paired(task: str, one: Probe, other: Probe) -> dict[str, object]:
 
 
 def _halving(workdir: pathlib.Path, full: pd.DataFrame) -> pd.DataFrame:
-  found = pd.read_csv(workdir / 'halving/scores.csv')
+  found = files.read(workdir / 'halving/scores.csv')
   cost = {
-    name: pd.read_csv(workdir / name / 'costs.csv').set_index('task')
+    name: files.read(workdir / name / 'costs.csv').set_index('task')
     for name in ('first', 'halving')
   }
   picks = found[found['rank'] == 1].set_index('task').model

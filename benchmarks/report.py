@@ -18,7 +18,7 @@ import pandas as pd
 import tabulate
 
 from experts.data import natural6, vtab
-from experts.reporting import contents, outcomes, page, picks, results, study, summary
+from experts.reporting import contents, files, outcomes, page, picks, results, study, summary
 from experts.selection import evaluation
 
 _METHODS = 13
@@ -53,7 +53,7 @@ def simulate(
       for model, accuracy in zip(members.model, truth, strict=True)
     ]
     if groups[task] == summary.NATURAL_SIX:
-      trials.append(_trials(rng, task, 'dat', level + spread))
+      trials.append(_trials(rng, task, outcomes.COMPETITOR, level + spread))
   pd.concat(scores).to_csv(folder / 'scores.csv', index=False, float_format='%.6g')
   pd.concat(trials).to_csv(folder / 'trials.csv', index=False, float_format='%.6g')
   costs = [(task, 'selection', 50_000, 60.0) for task in groups]
@@ -77,7 +77,7 @@ def load(folder: pathlib.Path, members: pd.DataFrame, groups: dict[str, str]) ->
   """Reads what `simulate` wrote, as the phase 'report' does."""
   scores = results.read_scores(folder / 'scores.csv')
   trials = results.read_trials(folder / 'trials.csv', scores)
-  pooled = trials[trials.model != 'dat']
+  pooled = trials[trials.model != outcomes.COMPETITOR]
   joined = evaluation.join(scores, outcomes.tested(pooled, groups))
   regrets = evaluation.regrets(joined)
   return contents.Results(
@@ -92,8 +92,8 @@ def load(folder: pathlib.Path, members: pd.DataFrame, groups: dict[str, str]) ->
     ),
     trials=trials,
     groups=groups,
-    costs=pd.read_csv(folder / 'costs.csv'),
-    slices=pd.read_csv(folder / 'slices.csv'),
+    costs=files.read(folder / 'costs.csv'),
+    slices=files.read(folder / 'slices.csv'),
   )
 
 
@@ -169,7 +169,7 @@ def main() -> None:
     path = page.write(load(folder, members, groups), folder / 'report')
     seconds = time.perf_counter() - began
     size = path.stat().st_size / 2**20
-    trials = len(pd.read_csv(folder / 'trials.csv'))
+    trials = len(files.read(folder / 'trials.csv'))
   peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
   rows.append(
     [

@@ -72,7 +72,7 @@ def get_config():
         'loop': True,
         # Where compiled programs are kept between runs; empty for nowhere.
         'compilation_cache': '~/.cache/experts',
-        # Where embeddings are kept, by content, so that another strategy reads no image; empty for nowhere.
+        # Where embeddings are kept, by content, so that another strategy embeds nothing anew; empty for nowhere.
         'embedding_cache': '~/.cache/experts/embeddings',
         # Seconds that the processes of a job wait for each other at the start.
         'coordinator_timeout': 300,

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 
 import jax
@@ -19,6 +20,7 @@ from experts import config as configs
 from experts import entry, lock, memory
 from experts.records import Records, differences
 from experts.training import hosts
+from experts.training import mesh as meshes
 from experts.training.board import Board
 
 
@@ -31,6 +33,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
       getattr(flags.FLAGS.config, 'phases', ())
     return left
   except Exception as error:  # A config is a program, and may raise anything.
+    if entry.debug():
+      traceback.print_exception(error)
     print(f'error: {_explain(argv, error)}', file=sys.stderr)
     sys.exit(1)
 
@@ -118,7 +122,7 @@ def _agree(decide: Callable[[], object]) -> object:
       raised, kind = error, 'ValueError' if isinstance(error, ValueError) else 'OSError'
   message = raised and entry.explain(raised)
   known = answer if isinstance(answer, (bool, str, type(None))) else None
-  answer, message, kind = hosts.gather([known, message, kind])[0]
+  answer, message, kind = hosts.from_first([known, message, kind])
   if raised:
     raise raised
   if message:
@@ -165,7 +169,7 @@ def _run_phase(config, workdir, phase, board, records):
   module = importlib.import_module(f'experts.phases.{phase}')
   before = _files(workdir)
   try:
-    with memory.explained(config, phase):
+    with memory.explained(config, phase, lambda: _needs(config, phase)):
       module.run(config, workdir, board)
   except (ValueError, OSError, MemoryError):
     # A mistyped path, say: as long as nothing was made, the mended config is no other one.
@@ -179,6 +183,19 @@ def _run_phase(config, workdir, phase, board, records):
   if hosts.first():
     records.finish(phase, seconds)
   logging.info('%s: finished in %.0f s', phase, seconds)
+
+
+def _needs(config, phase) -> memory.Needs:
+  """The fields that the memory of a phase grows with, those of training first."""
+  # All phases, which most runs need not load.
+  from experts.phases import programs
+
+  alone = config.copy_and_resolve_references()
+  alone.phases = (phase,)
+  limit = meshes.memory_limit(jax.local_devices()[0])
+  found = programs.programs(alone, jax.devices(), limit)
+  needs = {one.batch_field: one.need for one in found if one.need}
+  return needs | {one.batch_field: None for one in found if one.batch_field not in needs}
 
 
 def _state(records, phase) -> str:
@@ -255,4 +272,17 @@ def _explain(argv, error):
   if 'Traceback' in said:
     # Of a config file, which config_flags quotes whole: the last line says what is wrong.
     said = f'{said.partition("Error whilst")[0]}{said.strip().splitlines()[-1]}'
-  return ' '.join(said.split()) or type(error).__name__
+  said = ' '.join(said.split()) or type(error).__name__
+  place = '' if entry.is_mendable(error) else _place(argv, error)
+  return f'{place}: {type(error).__name__}: {said}' if place else said
+
+
+def _place(argv, error) -> str:
+  """File and line of a config that raised; empty where something else did."""
+  files = {os.path.realpath((arg.partition('=')[2] or arg).partition(':')[0]) for arg in argv[1:]}
+  steps = [
+    step
+    for step in traceback.extract_tb(error.__traceback__)
+    if os.path.realpath(step.filename) in files
+  ]
+  return f'{steps[-1].filename}:{steps[-1].lineno}' if steps else ''

@@ -91,20 +91,15 @@ def duration(*units: str, above_zero: bool = True) -> Field:
   return Field(str, accepts, rule)
 
 
-def _is_steps(value: Any) -> bool:
-  try:
-    profile.parse(value)
-  except ValueError:
-    return False
-  return True
+def _parsed_by(parse: Callable[[str], Any]) -> Callable[[Any], bool]:
+  def accepts(value: Any) -> bool:
+    try:
+      parse(value)
+    except ValueError:
+      return False
+    return True
 
-
-def _is_cadence(value: Any) -> bool:
-  try:
-    cadence.parse(value)
-  except ValueError:
-    return False
-  return True
+  return accepts
 
 
 # In the order in which each needs what those before it leave.
@@ -113,7 +108,7 @@ STR = Field(str)
 BOOL = Field(bool)
 EVERY = Field(
   str,
-  _is_cadence,
+  _parsed_by(cadence.parse),
   "a number above 0 and a unit (steps, seconds, minutes, hours), such as '10 minutes'",
 )
 
@@ -141,7 +136,9 @@ SCHEMA = {
   'pool': STR,
   'results': STR,
   'paper': STR,
-  'profile_steps': Field(str, _is_steps, "empty, or a range of steps such as '10:15'"),
+  'profile_steps': Field(
+    str, _parsed_by(profile.parse), "empty, or a range of steps such as '10:15'"
+  ),
   'model': {
     'depth': Field(int, lambda v: v in (14, 26, 50, 101, 152), '14, 26, 50, 101 or 152'),
     'width': positive(),
@@ -207,7 +204,7 @@ SCHEMA = {
   ),
   'strategy': Field(
     str,
-    lambda v: all(name.strip() in strategies.NAMES for name in v.split(',')),
+    lambda v: all(name in strategies.NAMES for name in strategies.named(v)),
     'one, or several with commas between, of ' + ', '.join(strategies.NAMES),
   ),
   'select': {

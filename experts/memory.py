@@ -1,7 +1,7 @@
 """What to do where memory is too small: the fields to lower, with the values that would fit."""
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 import jax
 import ml_collections
@@ -10,20 +10,23 @@ from absl import logging
 from experts import config as configs
 from experts.training import mesh as meshes
 
-# Phase -> the fields that its memory grows with, next to the images of a pass.
-_BATCHES = {
-  'upstream': ('upstream.batch_size',),
-  'experts': ('experts.full.batch_size', 'experts.adapter.batch_size'),
-  'domain_predictor': ('domain_predictor.batch_size',),
-  'transfer': ('transfer.batch_size',),
-  'dat': ('dat.batch_size',),
-}
 _EVALUATION = 'run.evaluation_batch'
+
+# Field of a batch -> what one member of a population needs of it, where it is one of training.
+Needs = Mapping[str, meshes.Need | None]
 
 
 @contextlib.contextmanager
-def explained(config: ml_collections.ConfigDict, phase: str) -> Iterator[None]:
-  """Inside, a device or a machine that is out of memory raises MemoryError, which names what to lower."""
+def explained(
+  config: ml_collections.ConfigDict, phase: str, needs: Callable[[], Needs]
+) -> Iterator[None]:
+  """Inside, a device or a machine that is out of memory raises MemoryError, which names what to lower.
+
+  Args:
+    config: the whole config.
+    phase: that runs inside.
+    needs: gives what the phase's programs need.
+  """
   try:
     yield
   except (MemoryError, jax.errors.JaxRuntimeError) as error:
@@ -32,19 +35,18 @@ def explained(config: ml_collections.ConfigDict, phase: str) -> Iterator[None]:
       raise
     on = 'the device' if isinstance(error, jax.errors.JaxRuntimeError) else 'the machine'
     raise MemoryError(
-      f'{on} is out of memory in the phase {phase!r}{f" ({first})" if first else ""}: {_advice(config, phase)}'
+      f'{on} is out of memory in the phase {phase!r}{f" ({first})" if first else ""}: {_advice(config, phase, _estimate(needs))}'
     ) from error
 
 
-def _advice(config, phase) -> str:
+def _advice(config, phase, needs: Needs) -> str:
   values = configs.leaves(config.to_dict())
-  needs = _needs(config, phase)
+  largest = max(filter(None, needs.values()), key=lambda one: one.image, default=None)
   lower = []
-  for field in (*_BATCHES.get(phase, ()), _EVALUATION):
+  for field in dict.fromkeys((*needs, _EVALUATION)):
     now = values[field]
     # Of a pass without training the estimate is above the truth: most is kept for the backward pass.
-    need = needs.get(field) or (max(needs.values(), key=lambda one: one.image) if needs else None)
-    fitting = _fitting(now, need)
+    fitting = _fitting(now, needs.get(field) or largest)
     if fitting:
       lower.append(f'config.{field}={fitting} (now {now})')
   smaller = 'config.image.size, or a smaller network' if phase != 'predict' else 'the network'
@@ -62,19 +64,9 @@ def _fitting(now: int, need: meshes.Need | None) -> int:
   return min(half, meshes.largest_batch(devices, need, limit))
 
 
-def _needs(config, phase) -> dict[str, meshes.Need]:
-  """Field of a batch -> what its members need; nothing where that cannot be told."""
-  if phase not in _BATCHES:
-    return {}
-  # All phases, which most runs need not load.
-  from experts.phases import programs
-
-  alone = config.copy_and_resolve_references()
-  alone.phases = (phase,)
-  devices = jax.devices()
+def _estimate(needs: Callable[[], Needs]) -> Needs:
   try:
-    found = programs.programs(alone, devices, meshes.memory_limit(jax.local_devices()[0]))
-    return {one.batch_field: one.need for one in found if one.need}
+    return needs()
   # On the way out for another reason: less is said then.
   except Exception:
     logging.debug('no estimate', exc_info=True)

@@ -1,10 +1,11 @@
 """What each phase of a workdir was made with: its part of the config, and the content of what it read."""
 
+import contextlib
 import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -14,6 +15,8 @@ from absl import logging
 from experts import config as configs
 from experts import lock
 from experts.data import contents, image_files, sources
+from experts.data.names import some
+from experts.reporting import files
 from experts.selection import pool
 
 Config = ml_collections.ConfigDict
@@ -48,9 +51,6 @@ _OF_POOL = ('upstream', 'experts', 'domain_predictor')
 _CHAIN = (*_OF_POOL, 'select', 'transfer', 'dat', 'report')
 # What is read of a folder that is no data set.
 _RESULTS = ('.csv', '.json', '.npz')
-_SPLITS = ('train', 'validation', 'test')
-# So many classes are named in a message.
-_NAMED = 5
 
 
 class Records:
@@ -98,11 +98,8 @@ class Records:
     )
 
   def _write(self, phase, state):
-    path = self.path(phase)
     record = {'config': self._inputs(phase), **state, 'content': self._content(phase)}
-    with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
-      json.dump(record, file, indent=2, ensure_ascii=False)
-    os.replace(f'{path}.tmp', path)
+    files.write_json(record, self.path(phase))
 
   def _inputs(self, phase) -> dict[str, Any]:
     fields = self._config.to_dict()
@@ -119,7 +116,7 @@ class Records:
   def _refuse_other_config(self, phase, record, fields):
     """Refuses where a phase was made with other values of those fields that it depends on."""
     now = {name: value for name, value in self._inputs(phase).items() if name in fields}
-    # Once the pool's bytes were a field.
+    # A record may hold a field that no result depends on, such as the pool's bytes.
     before = {name: value for name, value in record['config'].items() if name in now}
     known = record.get('content')
     if known is None:
@@ -149,20 +146,20 @@ class Records:
     if name not in self._paths():
       return False
     old, new = (str(configs.leaves(part).get(name, '')) for part in (before, now))
-    if not (old and new) or _scheme(old) != _scheme(new):
+    if not (old and new) or (sources.own(old) is None) != (sources.own(new) is None):
       return False
     return compared or self._real(old) == self._real(new)
 
   def _paths(self) -> set[str]:
     data = {'upstream.data', *(f'tasks.{name}.data' for name in self._config.get('tasks', {}))}
     fields = configs.leaves(self._config.to_dict())
-    lying = {name for name in data if str(fields.get(name, '')).startswith('images:')}
+    lying = {name for name in data if sources.own(str(fields.get(name, ''))) is not None}
     single = {'pool', 'upstream.init_from', 'results', 'paper', 'images'}
     return lying | single | ({'model'} if 'model' in fields else set())
 
   def _real(self, value: str) -> str:
-    path = value.removeprefix('images:')
-    start = self._config.get('data_dir', '') if path != value else ''
+    own = sources.own(value)
+    start, path = ('', value) if own is None else (self._config.get('data_dir', ''), own)
     return os.path.realpath(os.path.join(os.path.expanduser(start), os.path.expanduser(path)))
 
   def _refuse_other_content(self):
@@ -201,11 +198,11 @@ class Records:
     """The fields of a section that name data, each with what looks at it."""
     config = self._config
     if section == 'upstream':
-      yield 'upstream.data', functools.partial(_of_data, config.upstream, config.data_dir)
+      yield 'upstream.data', functools.partial(_of_upstream, config.upstream, config.data_dir)
       yield 'upstream.init_from', functools.partial(_of_file, config.upstream.init_from)
     elif section == 'tasks':
       for name, task in config.tasks.items():
-        yield f'tasks.{name}.data', functools.partial(_of_data, task, config.data_dir)
+        yield f'tasks.{name}.data', functools.partial(_of_task, name, task, config.data_dir)
     elif section == 'images':
       yield section, functools.partial(_of_images, config.images)
     elif section == 'pool':
@@ -234,8 +231,7 @@ def changed(before: Record, now: Record) -> list[str]:
       found.append(f'the split {part!r} is {"gone" if part in before else "new"}')
       continue
     words = _changed_names(before[part], now[part])
-    more = f' and {len(words) - _NAMED} more' if len(words) > _NAMED else ''
-    found += [prefix + ', '.join(words[:_NAMED]) + more] if words else []
+    found += [prefix + some(words)] if words else []
   return found
 
 
@@ -269,26 +265,34 @@ def _met_none(phase: str, record: Record, name: str) -> bool:
   return name == 'image.undecodable' and phase in _OF_POOL and raised and record['finished']
 
 
-def _scheme(value: str) -> str:
-  return value.partition(':')[0] if value.startswith('images:') else ''
+def _of_upstream(section: Config, data_dir: str) -> dict[str, contents.Content]:
+  return _of_splits(section.data, (section.train, section.test), data_dir)
 
 
-def _of_data(section: Config, data_dir: str) -> dict[str, contents.Content]:
+def _of_task(name: str, section: Config, data_dir: str) -> dict[str, contents.Content]:
+  # Imported where used: scikit-learn, which draws splits, takes seconds that a run without tasks need not pay.
+  from experts.data import splits
+
+  if sources.is_drawn(section.data):
+    return {}
+  try:
+    train = sources.open_dataset(section.data, section.train, data_dir)
+    others = splits.other_splits(name, section, train)
+    content = train.content()
+  except (ValueError, OSError):
+    return {}
+  found = {section.train: content} if content else {}
+  return found | _of_splits(section.data, others, data_dir)
+
+
+def _of_splits(data: str, names: Iterable[str], data_dir: str) -> dict[str, contents.Content]:
   """Split -> content; the phase itself says of what is not there that it is not."""
   found = {}
-  left = [section.get(name, '') for name in _SPLITS]
-  while left:
-    split = left.pop(0)
-    if not split or split in found:
-      continue
-    try:
-      dataset = sources.open_dataset(section.data, split, data_dir)
-      found[split] = dataset.content()
-    except (ValueError, OSError):
-      continue
-    # A task takes those of these names without being told.
-    left += [name for name in dataset.intake.splits if name in _SPLITS] if dataset.intake else []
-  return {split: content for split, content in found.items() if content}
+  for split in filter(None, () if sources.is_drawn(data) else names):
+    with contextlib.suppress(ValueError, OSError):
+      if content := sources.open_dataset(data, split, data_dir).content():
+        found[split] = content
+  return found
 
 
 def _of_file(path: str) -> dict[str, contents.Content]:

@@ -271,7 +271,9 @@ def test_a_mended_path_is_no_other_config(config, tmp_path):
 def test_a_loss_that_is_not_finite_keeps_the_record_of_its_config(config, tmp_path):
   config.upstream.learning_rate = 1e38
   config.upstream.duration = '12 steps'
-  with pytest.raises(FloatingPointError, match=r"upstream: member 'baseline' .* is not finite at step"):
+  with pytest.raises(
+    FloatingPointError, match=r"upstream: member 'baseline' .* is not finite at step"
+  ):
     app.run(config, str(tmp_path))
   config.upstream.learning_rate = 0.1
   with pytest.raises(ValueError, match=r'upstream\.learning_rate \(was 1e\+38, is 0\.1\)'):

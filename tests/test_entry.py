@@ -18,10 +18,9 @@ import pandas as pd
 import pytest
 
 from configs import common
+from experts import app, entry, lock, memory
 from experts import config as configs
-from experts import entry, lock, memory
 from experts.models import weights
-from experts.phases import members
 from experts.reporting import files
 from experts.selection import pool
 from experts.training import mesh as meshes
@@ -175,8 +174,9 @@ def test_a_full_disk_names_the_file_that_was_being_written(tmp_path, capsys, err
 @pytest.mark.parametrize(
   'write',
   [
-    lambda path: members.write_json(path, {'a': ['x' * 100_000]}),
+    lambda path: files.write_json({'a': ['x' * 100_000]}, path),
     lambda path: files.write(pd.DataFrame({'a': ['x'] * 100_000}), path),
+    lambda path: files.write_text('x' * 100_000, path),
     lambda path: weights.save(path, {'head': {'kernel': np.zeros(100_000)}}),
   ],
 )
@@ -203,7 +203,7 @@ def config():
 
 def test_a_device_without_memory_names_what_to_lower(config, capsys):
   def fault():
-    with memory.explained(config, 'upstream'):
+    with memory.explained(config, 'upstream', lambda: app._needs(config, 'upstream')):
       # 256 TiB, which XLA itself refuses.
       jnp.zeros((2**46,), jnp.float32).block_until_ready()
 
@@ -221,9 +221,10 @@ def test_a_device_without_memory_names_what_to_lower(config, capsys):
 def test_the_batch_that_would_fit_is_the_plans(config, monkeypatch):
   # So little that the plan finds room for some images only.
   monkeypatch.setattr(meshes, 'memory_limit', lambda device: 3 * 2**30)
-  text = memory._advice(config, 'upstream')
+  needs = app._needs(config, 'upstream')
+  text = memory._advice(config, 'upstream', needs)
   number = int(text.partition('config.upstream.batch_size=')[2].partition(' ')[0])
-  need = memory._needs(config, 'upstream')['upstream.batch_size']
+  need = needs['upstream.batch_size']
   devices = jax.device_count()
 
   def fits(batch):
@@ -235,14 +236,37 @@ def test_the_batch_that_would_fit_is_the_plans(config, monkeypatch):
   assert not fits(number + devices)
 
 
+@pytest.mark.parametrize('kinds', [('adapter',), ('full',), ('full', 'adapter')])
+def test_only_what_the_phase_trains_is_to_be_lowered(config, kinds):
+  config.experts.update(kinds=kinds, count=2)
+  needs = app._needs(config, 'experts')
+  assert list(needs) == [*(f'experts.{kind}.batch_size' for kind in kinds), 'run.evaluation_batch']
+  text = memory._advice(config, 'experts', needs)
+  for kind in ('full', 'adapter'):
+    assert (f'config.experts.{kind}.batch_size=' in text) == (kind in kinds)
+
+
 def test_a_machine_without_memory_names_what_to_lower(config, capsys):
   def fault():
-    with memory.explained(config, 'select'):
+    with memory.explained(config, 'select', lambda: app._needs(config, 'select')):
       np.zeros((2**50,), np.float64)
 
   (line,) = _report(fault, capsys)
   assert line.startswith("error: the machine is out of memory in the phase 'select' (Unable to ")
   assert 'lower config.run.evaluation_batch=32 (now 64), which would fit by estimate' in line
+
+
+def test_a_config_that_raises_is_named_with_its_line(tmp_path):
+  config = tmp_path / 'config.py'
+  config.write_text("def get_config():\n  empty = {}\n  return empty['a']\n")
+  command = ('main.py', f'--config={config}', f'--workdir={tmp_path}/run')
+  done = _start(*command)
+  assert (done.returncode, done.stdout) == (1, '')
+  assert done.stderr == f"error: {config}:3: KeyError: 'a'\n"
+  done = _start(*command, '--debug')
+  assert done.returncode == 1
+  assert done.stderr.startswith('Traceback (most recent call last)')
+  assert done.stderr.endswith(f"error: {config}:3: KeyError: 'a'\n")
 
 
 def test_ctrl_c_ends_quietly(tmp_path):
@@ -300,6 +324,7 @@ def test_a_second_run_in_a_workdir_is_refused_and_a_killed_one_is_not_in_the_way
     (('main.py', '--config=configs/quikstart.py', '--workdir=x'), '--config=configs/quikstart.py: no such file; did you mean configs/quickstart.py?'),
     (('-m', 'experts.selection.pool', 'list', '--pool=nowhere.json'), 'no pool at nowhere.json'),
     (('-m', 'experts.data.doctor', '--tasks=vtab:cifr'), "no task 'vtab:cifr'"),
+    (('-m', 'experts.data.check', 'images:nowhere'), "task 'mine': nowhere: no such folder or archive of images"),
     (('-m', 'experts.data.imagenet21k', '--archive=nowhere', '--out=x'), 'nowhere: no such archive or folder'),
     (('-m', 'launch.local_pod', '--processes=0'), '--processes=0: at least 1'),
     (('-m', 'launch.cluster', 'gke', 'x', '--accelerator=v3-32', '--bucket=b'), '--workdir= is not in the bucket'),
@@ -322,6 +347,7 @@ def test_every_command_says_what_is_wrong_in_a_line(command, said):
   [
     ('experts.selection.pool', 'tabulate.tabulate', ('list', '--pool={pool}')),
     ('experts.data.doctor', 'tabulate.tabulate', ('--tasks=vtab:cifar100',)),
+    ('experts.data.check', 'experts.data.splits.load', ('images:nowhere',)),
     ('launch.local_pod', 'launch.commands.split', ()),
   ],
 )

@@ -124,6 +124,52 @@ def test_a_split_that_a_task_takes_without_being_told_is_known_too(folder, workd
   assert _check(config, workdir) == "tasks.mine.data: test: images of 'blue' are others"
 
 
+@pytest.fixture
+def three(folder) -> pathlib.Path:
+  """The same images as splits of their own."""
+  for split in ('train', 'validation', 'test'):
+    shutil.copytree(folder, folder.with_name('splits') / split)
+  return folder.with_name('splits')
+
+
+@pytest.mark.parametrize(
+  ('unread', 'validation', 'test'),
+  [('test', 'train', 'train'), ('validation', 'train', ''), ('validation', 'test', '')],
+)
+def test_a_split_that_a_task_does_not_read_may_change(three, workdir, unread, validation, test):
+  config = _config(three)
+  config.tasks.mine.update(validation=validation, test=test)
+  _begin(config, workdir)
+  _draw(three / unread / 'red', ['new.png'], 7)
+  assert _check(config, workdir) == ''
+  _draw(three / 'train' / 'red', ['new.png'], 8)
+  assert "1 image of 'red' is new" in _check(config, workdir)
+
+
+def test_upstream_reads_the_splits_that_are_configured(three, workdir):
+  config = common.get_config()
+  config.phases = ('upstream',)
+  config.upstream.update(data=f'images:{three}', train='train', test='test')
+  _begin(config, workdir, 'upstream')
+  _draw(three / 'validation' / 'red', ['new.png'], 7)
+  records.Records(config, str(workdir)).check()
+  _draw(three / 'test' / 'red', ['new.png'], 8)
+  with pytest.raises(ValueError, match=r"upstream\.data: test: 1 image of 'red' is new"):
+    records.Records(config, str(workdir)).check()
+
+
+def test_the_parts_of_a_published_split_are_read_with_it_and_not_again(three, workdir, tmp_path):
+  (tmp_path / 'natural6').mkdir()
+  three.rename(tmp_path / 'natural6' / 'pets')
+  config = _config('unused')
+  config.data_dir = str(tmp_path)
+  config.tasks.mine.update(data='natural6:pets', train='train_validation', test='test')
+  _begin(config, workdir)
+  found = json.loads((workdir / 'phases' / 'select.json').read_text())['content']
+  parts = {split: sorted(each) for split, each in found['tasks.mine.data'].items()}
+  assert parts == {'train_validation': ['blue', 'red'], 'test': ['blue', 'red']}
+
+
 @pytest.mark.parametrize(('change', 'said'), _CHANGES.values(), ids=_CHANGES)
 def test_other_data_is_refused_naming_what_changed(folder, workdir, change, said):
   config = _config(folder)
@@ -338,6 +384,17 @@ def test_what_a_run_reads_is_looked_at_once(folder, workdir, monkeypatch):
     made.begin(phase)
     made.finish(phase, 1.0)
   assert len(read) == 1
+
+
+def test_what_the_program_draws_is_not_drawn_to_be_compared(workdir, monkeypatch):
+  monkeypatch.setattr(records.sources, 'open_dataset', lambda *args: pytest.fail(f'{args}'))
+  config = _config('unused', phases=('upstream', 'select'))
+  config.upstream.data = 'glyphs:upstream'
+  config.tasks.mine.data = 'glyphs:digits'
+  made = records.Records(config, str(workdir))
+  made.check()
+  made.begin('select')
+  assert made.read('select')['content'] == {}
 
 
 def test_other_results_to_report_are_refused(tmp_path, workdir):

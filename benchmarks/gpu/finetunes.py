@@ -18,11 +18,12 @@ from absl import app
 from benchmarks.gpu import measure
 from experts.models import resnet
 from experts.phases import members
-from experts.training import board, loop, optim, population
+from experts.training import board, cadence, loop, optim, population
 from experts.training import mesh as meshes
 
 _PART = 'fine-tunes'
 _TRIALS, _CLASSES, _ROUNDS = 8, 100, 3
+_SELDOM = cadence.parse('10 minutes')
 
 
 class _Sweep:
@@ -54,17 +55,16 @@ class _Sweep:
       schedule=optim.staircase(10_000, 0, ()),
       momentum=0.9,
       members_at_once=layout.at_once,
-      log_every=100,
       gradient_dtype=self.model.dtype,
     )
     state = loop.train(
       described,
       mesh,
-      population.create_state(described, mesh, trained),
+      trained,
       {},
       lambda start: self._batches(len(trials), start, steps),
       steps,
-      loop.Records(board.Board(measure.OUT.value, enabled=False), 'fine-tunes'),
+      loop.Records(board.Board(measure.OUT.value, enabled=False), 'fine-tunes', _SELDOM, _SELDOM),
     )
     jax.block_until_ready(state)
     return time.perf_counter() - started

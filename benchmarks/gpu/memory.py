@@ -24,23 +24,6 @@ _PART = 'memory'
 _STEP = 16
 
 
-def _fits(batch: int, trained: steps.Trained) -> bool:
-  """What the plan says of one member with this batch."""
-  one = meshes.plan_whole(1, batch, 1, trained.need, trained.limit)
-  return 'more than there is' not in one.reason
-
-
-def _largest(trained: steps.Trained) -> int:
-  """The largest batch that fits by the plan."""
-  low, high = 0, 1
-  while _fits(high * _STEP, trained):
-    low, high = high, 2 * high
-  while high - low > 1:
-    middle = (low + high) // 2
-    low, high = (middle, high) if _fits(middle * _STEP, trained) else (low, middle)
-  return max(1, low) * _STEP
-
-
 def _try() -> None:
   """Prints a line of JSON: what two steps took, or the error."""
   try:
@@ -60,7 +43,7 @@ def _try() -> None:
 def _batches() -> dict[int, bool]:
   """Batches and whether they fit by the plan; in a process of its own, since the device's memory is to be free."""
   trained = steps.Trained('upstream', 1, _STEP)
-  largest = _largest(trained)
+  largest = meshes.largest_batch(1, trained.need, trained.limit) // _STEP * _STEP
   if measure.SMALL.value:
     return {_STEP: True}
   return {largest // 2: True, largest: True, int(1.5 * largest) // _STEP * _STEP: False}

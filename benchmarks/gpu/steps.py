@@ -59,7 +59,6 @@ class Trained:
       schedule=optim.staircase(10_000, 0, ()),
       momentum=0.9,
       members_at_once=self.layout.at_once,
-      log_every=100,
       gradient_dtype=self.model.dtype,
     )
     self.mesh = meshes.make(self.layout.groups, self.layout.shards, jax.devices()[:1])
@@ -84,8 +83,7 @@ class Trained:
 
   def place(self) -> None:
     """Copies everything to the device and makes the step."""
-    stop = {population.STOP: meshes.mark(self.mesh, False)}
-    self._batch = meshes.put_batch(self.mesh, {**self._host(), **stop})
+    self._batch = population.put_batch(self.mesh, self._host(), population.Word())
     self._state = population.create_state(self.population, self.mesh, self.trained)
     self._fixed = meshes.place(self.frozen, self.mesh, jax.sharding.PartitionSpec())
     self._step = population.make_step(self.population, self.mesh)

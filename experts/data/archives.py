@@ -9,11 +9,12 @@ import math
 import os
 import pathlib
 import tarfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import BinaryIO
 
 from experts.data import listings
 from experts.data.dataset import UndecodableImage, decode
+from experts.data.names import some
 
 _COMPRESSED = (b'\x1f\x8b', b'BZ', b'\xfd7', b'(\xb5')
 
@@ -138,12 +139,6 @@ def fault(member: Member) -> str:
   except UndecodableImage:
     return f'is no image, or a damaged one ({len(member.data)} bytes)'
   return ''
-
-
-def some(names: Sequence[str]) -> str:
-  """Names for a message, the first of many."""
-  more = f' and {len(names) - 5} more' if len(names) > 5 else ''
-  return ', '.join(names[:5]) + more
 
 
 def find(path: str | os.PathLike) -> dict[str, list[Source]]:

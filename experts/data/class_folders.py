@@ -5,7 +5,7 @@ import itertools
 import unicodedata
 from collections.abc import Iterable
 
-from experts.data.listings import printable
+from experts.data.names import printable
 
 Path = tuple[str, ...]
 

@@ -63,7 +63,10 @@ def _size(path: str) -> int:
 
 
 def of_path(path: str | os.PathLike) -> str:
-  """A digest of a file, or of all files of a folder with their names.
+  """A digest of a file, or of all files of a folder with their names, of large files the ends alone.
+
+  It tells what a run reads from what was read before. Whether a model is the very one that its pool lists says
+  `selection.foreign.content_hash`, of every byte.
 
   Raises:
     OSError: it cannot be read.

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 
 from experts.data import transforms
+from experts.data.names import some
 
 # What a user can do about an UndecodableImage.
 MEND = 'repair or remove it, or pass over such images with --config.image.undecodable=skip'
@@ -34,6 +35,11 @@ class Intake:
   left_out: Mapping[str, int]
   notes: tuple[str, ...] = ()
   classes: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+
+  @property
+  def left_out_in_words(self) -> str:
+    """Such as '30 .HEIC (needs pillow-heif), 10 no suffix'; empty where all was read."""
+    return ', '.join(f'{number} {why}' for why, number in self.left_out.items())
 
 
 class Memory(Protocol):
@@ -68,6 +74,8 @@ class Dataset:
     ranges: the type of deep samples -> what is black and what is white, for all splits of a folder or archive.
     groups: of every image what it belongs together with, such as the person that it shows; empty where nothing tells.
     memory: what of it was decoded before, if anything.
+    published: whether others published it, with the splits and the pixels that papers used; not so are people's own
+      folders and archives.
   """
 
   name: str
@@ -86,6 +94,7 @@ class Dataset:
   ranges: Mapping[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
   groups: tuple[str, ...] = ()
   memory: Memory | None = None
+  published: bool = True
 
   def __len__(self) -> int:
     return self.size
@@ -265,8 +274,7 @@ def _without_images(dataset: Dataset, empty: Sequence[int]) -> str:
     repr(name) + (f' (its images are in {" and ".join(where)})' if where else '')
     for name, where in splits.items()
   ]
-  more = f' and {len(said) - 5} more' if len(said) > 5 else ''
   mend = 'add images, or remove the empty class'
   if any(splits.values()):
     mend = 'add images to this split, or remove the class from all splits'
-  return f'{", ".join(said[:5])}{more}: {mend}'
+  return f'{some(said)}: {mend}'

@@ -23,7 +23,8 @@ from experts.data import (
   tables,
 )
 from experts.data.dataset import Dataset, Intake
-from experts.data.listings import File, Listing, is_image, printable
+from experts.data.listings import File, Listing, is_image
+from experts.data.names import printable
 
 # Changes with what `pixels` makes of the same bytes, so that nothing computed from other pixels is taken for it.
 _DECODER = 'seen 1'
@@ -48,12 +49,12 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
   listing = _list(_existing(path))
   where = printable(listing.root)
   found = _arrange(listing, where)
+  ranges = {} if published else samples.find([image.file for image in found.images])
   if not found.images:
-    left = ', '.join(f'{number} {why}' for why, number in _left_out(listing, found).items())
+    left = Intake({}, _left_out(listing, found)).left_out_in_words
     raise ValueError(
       f'{where}: holds no image laid out as split/class/file or class/file{left and f" ({left})"}'
     )
-  ranges = {} if published else samples.find([image.file for image in found.images])
   asked = layouts.split_of(split) or split
   if asked not in found.splits:
     odd = ''.join(f'; {note}' for note in found.notes)
@@ -109,12 +110,12 @@ def open_unlabelled(
   single = os.path.isfile(path) and not packed.is_archive(path)
   listing = listings.read_file(path) if single else _list(path)
   files = [file for file in listing.files if single or is_image(file.name)]
-  left_out = _left_out(listing, layouts.Arrangement())
-  if not files:
-    left = ', '.join(f'{number} {why}' for why, number in left_out.items())
-    raise ValueError(f'{printable(listing.root)}: holds no image{left and f" ({left})"}')
   ranges = {} if published else {**samples.find(files), **(ranges or {})}
+  left_out = _left_out(listing, layouts.Arrangement())
   intake = Intake({'': len(files)}, left_out, (*listing.notes, *samples.note(ranges)))
+  if not files:
+    left = intake.left_out_in_words
+    raise ValueError(f'{printable(listing.root)}: holds no image{left and f" ({left})"}')
   return dataclasses.replace(
     _dataset(printable(path), files, ranges, published),
     describe=lambda index: printable('/'.join(files[index].parts)),
@@ -142,6 +143,7 @@ def _dataset(name: str, files: Sequence[File], ranges: pixels.Ranges, published:
     describe=lambda index: files[index].where,
     identify=lambda: _identify(files, how),
     ranges=ranges,
+    published=published,
   )
 
 
@@ -163,11 +165,15 @@ def _arrange(listing: Listing, where: str) -> layouts.Arrangement:
   tree = layouts.tree(listing)
   root = layouts.enter(tree, usable)
   folders = tables.places(listing, known, root)
+  notes = tables.notes(known, folders)
   if folders:
     found = tables.arrange(listing, known, root, folders)
   else:
-    found = layouts.arrange(tree, root, where)
-  notes = tables.notes(known, folders)
+    try:
+      found = layouts.arrange(tree, root, where)
+    except ValueError as error:
+      # Perhaps it is the table that is wrong.
+      raise ValueError('; '.join([str(error), *notes])) from error
   if root:
     notes.insert(0, f'{printable("/".join(root))}/ is entered: all images lie in it')
   found.notes[:0] = notes

@@ -27,6 +27,7 @@ from absl import app, flags, logging
 
 from experts import entry
 from experts.data import archives, hierarchy, shards, wordnet
+from experts.data.names import some
 
 VERSION = '1.0.0'
 
@@ -131,7 +132,7 @@ def _hierarchy(
   unknown = [name for name in names if name not in known]
   if unknown:
     raise ValueError(
-      f'class {archives.some(unknown)} of the archive: not in {where}: {remedy},'
+      f'class {some(unknown)} of the archive: not in {where}: {remedy},'
       f' or leave it out with --without={",".join(unknown[:5])}'
     )
   tree = hierarchy.from_edges([pair for pair in pairs if pair[1]], names)
@@ -163,7 +164,7 @@ def _first_images(
     raise archives.Damaged(*damaged)
   if empty:
     raise ValueError(
-      f'class {archives.some(empty)}: has no image: add one, or leave it out with --without={",".join(empty)}'
+      f'class {some(empty)}: has no image: add one, or leave it out with --without={",".join(empty)}'
     )
   shards.write_text(path, json.dumps({'settings': settings, 'first': first}))
   return tuple(first)

@@ -11,7 +11,8 @@ import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 
-from experts.data.listings import File, Listing, is_image, printable
+from experts.data.listings import File, Listing, is_image
+from experts.data.names import printable, some
 
 Path = tuple[str, ...]
 
@@ -27,7 +28,6 @@ SPLITS = {
 }
 _BESIDE = 'in no class folder'
 _BELOW = 'in a folder below a class'
-_NAMED = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,13 +69,6 @@ class Arrangement:
 def split_of(name: str) -> str:
   """The split that a folder's name means; '' for none."""
   return SPLITS.get(name.casefold(), '')
-
-
-def some(names: Iterable[str], end: str = '') -> str:
-  """Names for a message, the first of many."""
-  names = [printable(name) + end for name in names]
-  more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-  return ', '.join(names[:_NAMED]) + more
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -251,6 +244,6 @@ def _leave_out(result: Arrangement, found: Tree, folders: Sequence[Path], reason
   folders = [folder for folder in folders if folder in found.images]
   number = sum(len(found.images[folder]) for folder in folders)
   if number:
-    names = some(['/'.join(folder) or '.' for folder in folders], '/')
+    names = some(printable('/'.join(folder) or '.') + '/' for folder in folders)
     result.left_out[reason] += number
     result.notes.append(f'{names}: {number} images {reason} are left out')

@@ -7,11 +7,11 @@ import errno
 import functools
 import os
 import pathlib
-import re
 import stat
 from collections.abc import Callable, Iterator
 
 from experts.data import pixels
+from experts.data.names import printable
 
 _SUFFIXES = tuple(
   f'.{name}'
@@ -33,8 +33,6 @@ _SYSTEM = (
 )
 _SYSTEM += ('system volume information', 'lost+found', '@eadir', '@recycle', '@sharebin')
 _SYSTEM += ('@recently-snapshot', '#recycle', '#snapshot', '~snapshot')
-# Those that only join letters, as in Persian or in emoji, are none.
-_CONTROL = re.compile('[\x00-\x1f\x7f-\x9f\u2028\u2029]')
 
 SYSTEM_FILES = 'system files'
 REFUSED = 'links, devices or paths that leave the archive'
@@ -78,14 +76,6 @@ class Listing:
   folders: frozenset[tuple[str, ...]]
   passed: collections.Counter[str]
   notes: tuple[str, ...]
-
-
-def printable(name: str) -> str:
-  """A name that can be written anywhere: bytes that are no UTF-8 are spelled out, such as 'caf\\xe9', and control
-  characters, such as a new line, with which a name would move the terminal's cursor or end a line of a table.
-  """
-  text = os.fsencode(name).decode('utf-8', 'backslashreplace')
-  return _CONTROL.sub(lambda found: found[0].encode('unicode_escape').decode(), text)
 
 
 def is_system(name: str) -> bool:

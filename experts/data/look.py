@@ -4,17 +4,19 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 
 import cv2
 import numpy as np
 
 from experts.data import transforms
-from experts.data.dataset import Dataset, UndecodableImage
+from experts.data.dataset import MEND, Dataset, UndecodableImage
 
 # Of the memory that is free when a run begins, what images may take that are held.
 SHARE = 0.25
+# Of so many undecodable images each has a line.
+_LISTED = 1000
 # Images that are handed to the threads at a time, so that an interruption does not wait for all.
 _AHEAD = 64
 
@@ -183,24 +185,34 @@ def copies(prints: Iterable[tuple]) -> np.ndarray:
   return np.array([numbers[own] for own in prints], np.int64)
 
 
-def free_memory() -> int:
-  """Bytes that are free on the machine, or all that the container may take that this runs in, if that is less."""
-  free = [os.sysconf('SC_PHYS_PAGES') * os.sysconf('SC_PAGE_SIZE')]
-  try:
-    with open('/proc/meminfo', encoding='ascii') as file:
-      free += [1024 * int(line.split()[1]) for line in file if line.startswith('MemAvailable:')]
-  except OSError:  # not Linux
-    pass
-  for path in _LIMITS:
-    try:
-      with open(path, encoding='ascii') as file:
-        free.append(int(file.read()))
-    except (OSError, ValueError):  # no container, or one without a limit
-      continue
-  return min(free)
+def hold(dataset: Dataset, indices: np.ndarray, side: int) -> None:
+  """Decodes what is not yet held in memory at a side, if there is room for it.
+
+  Raises:
+    UndecodableImage: names all of them.
+  """
+  held = dataset.memory
+  if not held or not side:
+    return
+  missing = held.missing(indices, side)
+  if not len(missing) or not held.fits(missing, side):
+    return
+  if faults := look(dataset, missing, [side]).faults:
+    raise UndecodableImage(listed(list(faults.values())))
 
 
-_LIMITS = ('/sys/fs/cgroup/memory.max', '/sys/fs/cgroup/memory/memory.limit_in_bytes')
+def listed(faults: Sequence[str]) -> str:
+  """The message that names every image that cannot be decoded, and what to do."""
+  if len(faults) == 1:
+    return f'{faults[0]}: {MEND}'
+  mend = MEND.replace('remove it', 'remove them')
+  return '\n'.join([f'{len(faults)} images cannot be decoded:', *lines(faults), mend])
+
+
+def lines(faults: Sequence[str]) -> list[str]:
+  """A line each, for the first of many."""
+  more = [f'  and {len(faults) - _LISTED} more'] if len(faults) > _LISTED else []
+  return [f'    {fault}' for fault in faults[:_LISTED]] + more
 
 
 def _print(image: np.ndarray) -> tuple:

@@ -17,9 +17,9 @@ from experts.data.listings import (
   File,
   Listing,
   is_system,
-  printable,
   too_large,
 )
+from experts.data.names import printable
 
 # A compressed tar can only be read from its start, so that its images are kept, unpacked, in memory.
 MAX_HELD = 2**32

@@ -5,7 +5,16 @@ import os
 
 from experts.data.dataset import Dataset, UndecodableImage, check_task, decode, from_arrays
 
-__all__ = ['Dataset', 'UndecodableImage', 'check_task', 'decode', 'from_arrays', 'open_dataset']
+__all__ = [
+  'Dataset',
+  'UndecodableImage',
+  'check_task',
+  'decode',
+  'from_arrays',
+  'is_drawn',
+  'open_dataset',
+  'own',
+]
 
 
 def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
@@ -28,10 +37,10 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
   """
   scheme, _, name = spec.partition(':')
   # Imported where used: TFDS and Matplotlib cost seconds that the other sources need not pay.
-  if scheme == 'images':
+  if (path := own(spec)) is not None:
     from experts.data import image_files
 
-    return image_files.open_images(os.path.join(data_dir, os.path.expanduser(name)), split)
+    return image_files.open_images(os.path.join(data_dir, os.path.expanduser(path)), split)
   if scheme == 'tfds':
     from experts.data import prepared
 
@@ -51,7 +60,20 @@ def open_dataset(spec: str, split: str, data_dir: str = '') -> Dataset:
   known = ('images', 'tfds', 'vtab', 'natural6', 'glyphs')
   near = difflib.get_close_matches(scheme, known, 1)
   hint = f' (did you mean {near[0]}:?)' if near else ''
+  if os.path.exists(os.path.join(data_dir, os.path.expanduser(spec))):
+    hint = f' (did you mean images:{spec}?)'
   raise ValueError(
     f'{spec!r}: unknown kind of data set {scheme!r}{hint};'
     ' known are images:PATH, tfds:NAME, vtab:TASK, natural6:TASK, glyphs:SET'
   )
+
+
+def own(spec: str) -> str | None:
+  """The path of people's own folder or archive, as given; None where another kind of data set is named."""
+  scheme, _, path = spec.partition(':')
+  return path if scheme == 'images' else None
+
+
+def is_drawn(spec: str) -> bool:
+  """Whether images are drawn by the program itself, which takes a while, and can be no others the next time."""
+  return spec.startswith('glyphs:')

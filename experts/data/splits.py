@@ -2,14 +2,14 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from sklearn.model_selection import train_test_split
 
-from experts.data import look, sources
+from experts.data import draws, look, sources
 from experts.data.dataset import Dataset, join
+from experts.data.names import some
 
 # Names of the parts of a task.
 PARTS = ('fit', 'validation', 'test')
@@ -98,17 +98,14 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
       the task.
   """
   train = sources.open_dataset(spec.data, spec.train, data_dir)
-  validation, test = _other_splits(name, spec, train)
-  held_out = 0 if test else spec.test_images or len(train) // 5
+  validation, test = other_splits(name, spec, train)
+  chosen_by, tests = (
+    sources.open_dataset(spec.data, split, data_dir) if split else None
+    for split in (validation, test)
+  )
   official = _official_validation(spec, data_dir)
   in_order = spec.data.startswith('vtab:') or official > 0
-  chosen_by = sources.open_dataset(spec.data, validation, data_dir) if validation else None
-  if chosen_by:
-    for_validation = min(spec.validation_images or len(chosen_by), len(chosen_by))
-    number = spec.train_images - for_validation if spec.train_images else len(train) - held_out
-  else:
-    number = spec.train_images or len(train) - held_out
-    for_validation = official or spec.validation_images or number // 5
+  number, for_validation, held_out = _sizes(spec, train, chosen_by, official, not test)
   sources.check_task(train, number + held_out, every_class=not in_order)
   if not in_order:
     _refuse_one_image_a_class(train)
@@ -116,38 +113,56 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   if in_order:
     used, rest = np.arange(number), np.arange(0)
   else:
-    used, rest = _split(train, np.arange(len(train)), number, seed, _groups(train))
-  if chosen_by:
-    fit = used
-    own, _ = _split(chosen_by, np.arange(len(chosen_by)), for_validation, seed)
-    validates = len(train) + own
-  elif in_order:
-    fit, validates = np.split(used, [number - for_validation])
+    used, rest = draws.split(train, np.arange(len(train)), number, seed, draws.groups(train))
+  fit, validates = _parts(train, chosen_by, used, for_validation, in_order, seed)
+  whole = join(f'{train.name} and {validation}', [train, chosen_by]) if validation else train
+  if tests is None:
+    unused = max(len(rest) - held_out, 0)
+    _, test_indices = draws.split(train, rest, unused, seed, draws.groups(train))
   else:
-    fit, validates = _split(train, used, len(used) - for_validation, seed, _groups(train))
-  whole = join(f'{train.name} and {validation}', [train, chosen_by]) if chosen_by else train
-  if test:
-    tests = sources.open_dataset(spec.data, test, data_dir)
-    test_indices = np.arange(len(tests))
-    if spec.test_images and spec.test_images < len(tests):
-      test_indices, _ = _split(tests, test_indices, spec.test_images, seed)
-  else:
-    tests = whole
-    _, test_indices = _split(train, rest, max(len(rest) - held_out, 0), seed, _groups(train))
-  drawn = () if in_order else ('fit', *['validation'][bool(chosen_by) :], *['test'][bool(test) :])
+    test_indices = _some_of(tests, spec.test_images or len(tests), seed)
+  drawn = () if in_order else ('fit', *['validation'][bool(validation) :], *['test'][bool(test) :])
   held = f'held out of {spec.train}'
   return Task(
     name,
     whole,
     fit,
     validates,
-    tests,
+    whole if tests is None else tests,
     np.sort(test_indices),
     spec.metric,
     {'fit': spec.train, 'validation': validation or held, 'test': test or held},
     drawn,
     every_class=not in_order,
   )
+
+
+def other_splits(name: str, spec: Any, train: Dataset) -> tuple[str, str]:
+  """The names of the splits that validate and test; empty for those that are held out of the training split.
+
+  Args:
+    name: key of the task in the config.
+    spec: the config's fields of a task.
+    train: the opened training split.
+
+  Raises:
+    ValueError: one split would validate and test.
+  """
+  found = dict.fromkeys(('validation', 'test'), '')
+  # Those of a published set are not for the project to choose from.
+  known = set(train.intake.splits if train.intake and not train.published else ())
+  for part in found:
+    wanted = spec[part]
+    others = {spec.train, *(spec[other] for other in found if other != part)}
+    if not wanted and part in known - others:
+      wanted = part
+    found[part] = '' if wanted == spec.train else wanted
+  if found['test'] and found['test'] == found['validation']:
+    raise ValueError(
+      f'config.tasks.{name}: validation and test are both {found["test"]!r}: an accuracy on images that were chosen by says '
+      f'nothing; config.tasks.{name}.validation={spec.train} holds some out of {spec.train!r}'
+    )
+  return found['validation'], found['test']
 
 
 def settle(
@@ -199,30 +214,48 @@ def one_image_classes(task: Task) -> list[str]:
   return [task.train.class_names[label] for label in np.flatnonzero(counts == 1)]
 
 
-def some(names: Iterable[str], most: int = 5) -> str:
-  """Names for a message, the first of many."""
-  names = list(names)
-  more = f' and {len(names) - most} more' if len(names) > most else ''
-  return ', '.join(names[:most]) + more
+def _sizes(
+  spec: Any, train: Dataset, chosen_by: Dataset | None, official: int, holds_out: bool
+) -> tuple[int, int, int]:
+  """How many images of the training split are learned from, of all are chosen by, and are held out to test."""
+  held_out = (spec.test_images or len(train) // 5) if holds_out else 0
+  if chosen_by is None:
+    number = spec.train_images or len(train) - held_out
+    return number, official or spec.validation_images or number // 5, held_out
+  for_validation = min(spec.validation_images or len(chosen_by), len(chosen_by))
+  number = spec.train_images - for_validation if spec.train_images else len(train) - held_out
+  return number, for_validation, held_out
 
 
-def _other_splits(name: str, spec: Any, train: Dataset) -> tuple[str, str]:
-  """The names of the splits that validate and test; empty for those that are held out of the training split."""
-  found = dict.fromkeys(('validation', 'test'), '')
-  # Those of a published set are not for the project to choose from.
-  known = set(train.intake.splits if train.intake and spec.data.startswith('images:') else ())
-  for part in found:
-    wanted = spec[part]
-    others = {spec.train, *(spec[other] for other in found if other != part)}
-    if not wanted and part in known - others:
-      wanted = part
-    found[part] = '' if wanted == spec.train else wanted
-  if found['test'] and found['test'] == found['validation']:
-    raise ValueError(
-      f'config.tasks.{name}: validation and test are both {found["test"]!r}: an accuracy on images that were chosen by says '
-      f'nothing; config.tasks.{name}.validation={spec.train} holds some out of {spec.train!r}'
-    )
-  return found['validation'], found['test']
+def _parts(
+  train: Dataset,
+  chosen_by: Dataset | None,
+  used: np.ndarray,
+  for_validation: int,
+  in_order: bool,
+  seed: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """The images to fit and those to choose by, which follow on the training split where they have one of their own.
+
+  Args:
+    train: the training split.
+    chosen_by: the split that validates, if there is one.
+    used: of the training split, those that are learned from.
+    for_validation: how many validate.
+    in_order: whether the last of `used` do, and chance decides nothing.
+    seed: of what is drawn.
+  """
+  if chosen_by is not None:
+    return used, len(train) + _some_of(chosen_by, for_validation, seed)
+  number = len(used) - for_validation
+  if in_order:
+    return tuple(np.split(used, [number]))
+  return draws.split(train, used, number, seed, draws.groups(train))
+
+
+def _some_of(dataset: Dataset, number: int, seed: int) -> np.ndarray:
+  """So many of its images, or all where there are no more."""
+  return draws.split(dataset, np.arange(len(dataset)), min(number, len(dataset)), seed)[0]
 
 
 def _official_validation(spec: Any, data_dir: str) -> int:
@@ -273,31 +306,6 @@ def _numbers(
   return dict(zip(PARTS, np.split(look.copies(prints), ends), strict=True))
 
 
-def _groups(dataset: Dataset) -> dict[int, int] | None:
-  """Index -> a number, the same for images of one group; None where nothing tells of groups."""
-  if not dataset.groups:
-    return None
-  numbers = {}
-  return {i: numbers.setdefault(name or i, len(numbers)) for i, name in enumerate(dataset.groups)}
-
-
-def _together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapping[int, int]:
-  """The numbers of `first`, made equal for images that are joined by either, however indirectly."""
-  if second is None:
-    return first
-  parent = {}
-
-  def root(node):
-    while (above := parent.setdefault(node, node)) != node:
-      node = above
-    return node
-
-  for index, number in first.items():
-    parent[root(('second', second[index]))] = root(('first', number))
-  numbers = {}
-  return {i: numbers.setdefault(root(('first', n)), len(numbers)) for i, n in first.items()}
-
-
 def _straddle(parts: Sequence[np.ndarray]) -> bool:
   """Whether a number is in several parts, and there are enough to go round."""
   if len(parts) < 2:
@@ -312,15 +320,19 @@ def _drawn_again(
   """The drawn parts, with images of one number on one side, and of about the same sizes."""
   kept = np.concatenate([left[part] for part in task.drawn])
   same = np.concatenate([numbers[part] for part in task.drawn])
-  unit = _together(dict(zip(kept.tolist(), same.tolist(), strict=True)), _groups(task.train))
+  unit = draws.together(
+    dict(zip(kept.tolist(), same.tolist(), strict=True)), draws.groups(task.train)
+  )
   found = {}
   if 'test' in task.drawn:
-    kept, test = _split(task.train, kept, len(kept) - len(left['test']), seed, unit)
+    kept, test = draws.split(task.train, kept, len(kept) - len(left['test']), seed, unit)
     found['test'] = np.sort(test)
   found['fit'] = kept
   if 'validation' in task.drawn:
     validates = len(left['validation'])
-    found['fit'], found['validation'] = _split(task.train, kept, len(kept) - validates, seed, unit)
+    found['fit'], found['validation'] = draws.split(
+      task.train, kept, len(kept) - validates, seed, unit
+    )
   return found
 
 
@@ -351,49 +363,3 @@ def _copies(task: Task, numbers: Mapping[str, np.ndarray]) -> Copies:
 
 def _of(places: Sequence[tuple[str, int]], part: str) -> np.ndarray:
   return np.array([one == part for one, _ in places])
-
-
-def _split(
-  dataset: Dataset,
-  indices: np.ndarray,
-  first: int,
-  seed: int,
-  unit: Mapping[int, int] | None = None,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Two disjoint parts, the first of `first` images, each with the classes in proportion.
-
-  A class of one image, which cannot be on both sides, goes to the first.
-
-  Args:
-    dataset: the images.
-    indices: int [N].
-    first: images of the first part; about so many where units are larger than an image.
-    seed: of the draw.
-    unit: index -> a number; images of one number stay together.
-  """
-  if first == len(indices):
-    return indices, indices[:0]
-  if first == 0:
-    return indices[:0], indices
-  own = np.arange(len(indices)) if unit is None else np.array([unit[int(i)] for i in indices])
-  rows = np.sort(np.unique(own, return_index=True)[1])  # the first image of each unit
-  number = min(max(round(first * len(rows) / len(indices)), 1), len(rows) - 1)
-  labels = dataset.labels[indices[rows]]
-  counts = np.bincount(labels)
-  alone = counts[labels] == 1
-  if alone.sum() >= number or alone.all():
-    # More such classes than the first part holds: chance decides.
-    alone = np.zeros(len(rows), bool)
-  rest, number = rows[~alone], number - int(alone.sum())
-  labels = dataset.labels[indices[rest]]
-  counts = np.bincount(labels)
-  # Proportions need an image of every class on both sides; where a side is too small, chance decides.
-  smallest = min(number, len(rest) - number)
-  proportional = smallest >= np.count_nonzero(counts) and counts[counts > 0].min() >= 2
-  one, other = train_test_split(
-    rest, train_size=number, random_state=seed, stratify=labels if proportional else None
-  )
-  one = np.concatenate([one, rows[alone]])
-  if unit is None:
-    return indices[one], indices[other]
-  return indices[np.isin(own, own[one])], indices[np.isin(own, own[other])]

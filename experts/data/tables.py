@@ -15,8 +15,9 @@ import posixpath
 import unicodedata
 from collections.abc import Mapping, Sequence
 
-from experts.data.layouts import Arrangement, Labelled, Path, some, split_of
-from experts.data.listings import File, Listing, is_image, printable
+from experts.data.layouts import Arrangement, Labelled, Path, split_of
+from experts.data.listings import File, Listing, is_image
+from experts.data.names import printable, some
 
 NAMES = ('labels.csv', 'metadata.csv', 'metadata.jsonl')
 _FILE = ('file', 'file_name', 'path')
@@ -93,7 +94,7 @@ def arrange(
     if others:
       raise ValueError(f'{table.file.where}: {others[0].file.where} has labels too: remove one')
     _add(result, rows, listing, files, table, split_of(place[-1]) if place != root else '')
-  names = some(sorted({found[place][0].file.name for place in where}))
+  names = some(map(printable, sorted({found[place][0].file.name for place in where})))
   left = sum(is_image(file.name) and file.parts not in rows for file in listing.files)
   if left:
     result.left_out[f'not in {names}'] += left
@@ -117,7 +118,9 @@ def notes(found: Mapping[Path, Sequence[Table]], where: Sequence[Path]) -> list[
         f'{table.file.where}: is not used: it lies neither beside all images nor beside those of a split'
       )
     elif unknown:
-      lines.append(f'{table.file.where}: columns that are not used: {some(unknown)}')
+      lines.append(
+        f'{table.file.where}: columns that are not used: {some(map(printable, unknown))}'
+      )
   return lines
 
 
@@ -257,7 +260,7 @@ def _add(
     (missing, 'are not there', ''),
   ):
     if names:
-      result.notes.append(f'{where}: {len(names)} files {what}: {some(names)}')
+      result.notes.append(f'{where}: {len(names)} files {what}: {some(map(printable, names))}')
       result.left_out[reason] += len(names) if reason else 0
   del result.left_out['']
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from experts.data import batches
+from experts.data import batches, splits
 from experts.data import hierarchy as hierarchies
 from experts.phases import members, tasks
 from experts.selection import cache, embed, networks, pool
@@ -110,31 +110,31 @@ class Candidates:
     )  # fmt: skip
 
 
-class Look(NamedTuple):
-  """What selection looks at of a task.
+class Shown(NamedTuple):
+  """What the models are shown of a task, to choose among them.
 
   Attributes:
-    task: with the images to look at as its training images.
+    task: with the images that are shown as its training images.
     rows: which they are of all of the task's; None: all.
     whole: how many the task has.
   """
 
-  task: tasks.Task
+  task: splits.Task
   rows: np.ndarray | None
   whole: int
 
 
-def look(config: members.Config, task: tasks.Task) -> Look:
+def show(config: members.Config, task: splits.Task) -> Shown:
   """All of a task's training images, or `config.select.images` of them, evenly at random ([EXP] App. C.1)."""
   number, whole = config.select.images, len(task.all)
   if not number or number >= whole:
-    return Look(task, None, whole)
+    return Shown(task, None, whole)
   rng = np.random.default_rng(members.seed_of(config, 'select', task.name))
   rows = np.sort(rng.choice(whole, number, replace=False))
-  return Look(tasks.take(task, rows), rows, whole)
+  return Shown(tasks.take(task, rows), rows, whole)
 
 
-def images_of(config: members.Config, shown: Look, folder: str = '') -> embed.Images:
+def images_of(shown: Shown, folder: str = '') -> embed.Images:
   """A task's images, decoded when a model wants them; between models they wait in `folder`, if given, else in memory."""
   task = shown.task
 

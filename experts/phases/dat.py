@@ -7,15 +7,13 @@ import jax
 import numpy as np
 from absl import logging
 
-from experts.data import batches
+from experts.data import batches, splits
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import candidates, members, rounds, tasks, transfer, upstream
+from experts.phases import candidates, members, rounds, sweeps, tasks, transfer, upstream
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
-
-MODEL = 'dat'
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
@@ -75,14 +73,21 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       'dat',
       [{'task': name, 'images': number, 'seconds': seconds} for name, number in images.items()],
     )
-  table = transfer.Trials(f'{workdir}/trials.csv')
+  table = sweeps.Trials(f'{workdir}/trials.csv')
   for stream, step in zip(streams, diverged, strict=True):
     if step >= 0:
       logging.warning('dat: its network for %s diverged; there is nothing to transfer', stream.name)
       continue
     logging.info('dat: transfer to %s', stream.name)
     described = upstream.member(
-      workdir, model, MODEL, MODEL, _path(stream.name), config.upstream.data, train, stream.indices
+      workdir,
+      model,
+      pool.COMPETITOR,
+      pool.COMPETITOR,
+      _path(stream.name),
+      config.upstream.data,
+      train,
+      stream.indices,
     )
     sized = transfer.with_size_of(own, settings, config, stream.name)
     task = transfer.open_task(sized, stream.name)
@@ -103,7 +108,7 @@ def _baseline(path: str) -> pool.Member:
 
 
 def _weights(
-  config: members.Config, model: resnet.ResNet, baseline: dict, task: tasks.Task, train: Dataset
+  config: members.Config, model: resnet.ResNet, baseline: dict, task: splits.Task, train: Dataset
 ) -> np.ndarray:
   """P_target(y) / P_upstream(y) of every class: the mean of the baseline's predictions over the class's share."""
   transform = members.eval_transform(config.image.size, config.image.resize)

@@ -8,6 +8,7 @@ from absl import logging
 from experts.data import batches, slices
 from experts.models import resnet, weights
 from experts.phases import experts, members, rounds, upstream
+from experts.reporting import files
 from experts.training import optim, population
 from experts.training.board import Board
 
@@ -42,9 +43,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     os.makedirs(f'{workdir}/weights', exist_ok=True)
     file = 'weights/domain_predictor.npz'
     weights.save(f'{workdir}/{file}', trained)
-    members.write_json(
-      f'{workdir}/domain_predictor.json',
+    files.write_json(
       {'weights': file, 'hash': weights.content_hash(trained), 'nodes': list(chosen)},
+      f'{workdir}/domain_predictor.json',
     )
 
   run = rounds.Run(

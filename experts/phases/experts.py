@@ -33,7 +33,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   chosen = choose(config, train, hierarchy)
   if config.experts.controls:
     chosen |= {
-      f'random like {node}': _random_slice(config, node, len(train), len(index))
+      f'{pool.RANDOM_SLICE}{node}': _random_slice(config, node, len(train), len(index))
       for node, index in chosen.items()
     }
   logging.info(

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import math
 import os
 import zlib
@@ -60,13 +59,6 @@ class Stream:
   indices: np.ndarray
   seed: int
   order: batches.Order = batches.shuffled
-
-
-def write_json(path: str, content: Any) -> None:
-  """Writes a file that appears under its name only when it is complete."""
-  with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
-    json.dump(content, file, indent=2, ensure_ascii=False)
-  os.replace(f'{path}.tmp', path)
 
 
 def write_costs(workdir: str, method: str, rows: Sequence[Mapping[str, Any]]) -> None:

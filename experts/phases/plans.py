@@ -6,8 +6,8 @@ from typing import NamedTuple
 import pandas as pd
 from absl import logging
 
-from experts.phases import members, select
-from experts.selection import pool
+from experts.phases import members
+from experts.selection import pool, strategies
 from experts.training import hosts
 
 
@@ -16,11 +16,11 @@ class Plan(NamedTuple):
 
   Attributes:
     wanted: models, in the pool's order.
-    ranked: rows of scores.csv of the models that may be chosen, by the strategy that chooses.
+    scores: rows of scores.csv of the task and the strategy that chooses.
   """
 
   wanted: list[pool.Member]
-  ranked: pd.DataFrame
+  scores: pd.DataFrame
 
 
 def plan(
@@ -34,7 +34,7 @@ def plan(
   Raises:
     ValueError: no ranks on that task, or a model of another pool.
   """
-  strategy = select.strategy_names(config)[0]
+  strategy = strategies.named(config.strategy)[0]
   rows = scores[(scores.task == name) & (scores.strategy == strategy)]
   ranked = rows[rows['rank'].notna()].sort_values('rank', kind='stable')
   if ranked.empty:
@@ -55,7 +55,7 @@ def plan(
     and by_name[model].trainable
     and (every or model in set(tried.model) or (by_name[model].kind == 'baseline' and len(tried)))
   ]
-  return Plan(wanted, able)
+  return Plan(wanted, rows)
 
 
 def _say(name: str, ranked: pd.DataFrame, tried: pd.DataFrame) -> None:

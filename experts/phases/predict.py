@@ -4,7 +4,8 @@ import csv
 import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -40,7 +41,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       raise ValueError(f'config.{name} is empty: name {what}')
   described, params = _open_model(config.model)
   images = _open_images(config.images, described)
-  left_out = ', '.join(f'{number} {why}' for why, number in images.intake.left_out.items())
+  left_out = images.intake.left_out_in_words
   left_out = left_out and f'; left out: {left_out}'
   for note in images.intake.notes:
     logging.info('predict: %s', note)
@@ -62,7 +63,8 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   )
 
 
-def _open_model(path: str) -> tuple[members.Config, dict]:
+def _open_model(path: str) -> tuple[dict[str, Any], dict]:
+  """What model.json says of a network, and its parameters."""
   path = os.path.expanduser(path)
   path = f'{path}/model.npz' if os.path.isdir(path) else path
   params = weights.load(path)
@@ -76,9 +78,9 @@ def _open_model(path: str) -> tuple[members.Config, dict]:
       ) from error
 
 
-def _open_images(path: str, described: members.Config) -> Dataset:
+def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:
   """The images, decoded as those were that the network was fine-tuned on."""
-  # A model that was made before this was kept knows published pixels alone.
+  # A model.json without ranges is of published pixels.
   ranges = described.get('ranges')
   return image_files.open_unlabelled(path, ranges, published=ranges is None)
 
@@ -104,13 +106,13 @@ def _classify(config, described, params, images, start, rows) -> Iterator[tuple[
 
 
 def probabilities(
-  network: members.Config, params: dict, pixels: np.ndarray, batch_size: int
+  network: Mapping[str, Any], params: dict, pixels: np.ndarray, batch_size: int
 ) -> np.ndarray:
   """Softmax [N, C] of a fine-tuned network for uint8 images [N, S, S, 3], on this process's first device."""
   return _probabilities(_program(network), params, pixels, batch_size)
 
 
-def _program(network: members.Config) -> Callable:
+def _program(network: Mapping[str, Any]) -> Callable:
   return _compiled(json.dumps(dict(network), sort_keys=True))
 
 

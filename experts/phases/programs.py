@@ -13,9 +13,9 @@ import jax
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
-from experts.data import natural6, vtab
+from experts.data import natural6, splits, vtab
 from experts.models import resnet
-from experts.phases import experts, members, tasks, transfer, upstream
+from experts.phases import experts, members, sweeps, upstream
 from experts.phases.candidates import pool_path
 from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
@@ -149,12 +149,12 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
   largest = max(sizes.values(), key=lambda size: size.classes)
   network = _network(model, largest.classes)
   train = lambda size: size.images - size.validation
-  selections, retrains = transfer.numbers(config)
-  points = [point for i in range(selections) for point in transfer.sweep_points(config, i)]
+  selections, retrains = sweeps.numbers(config)
+  points = [point for i in range(selections) for point in sweeps.points(config, i)]
   # Those of one duration train together; populations of one size are one program.
-  sweeps = collections.Counter()
+  steps_of = collections.Counter()
   for text, number in collections.Counter(point.duration for point in points).items():
-    sweeps[number] += sum(
+    steps_of[number] += sum(
       optim.steps(text, section.batch_size, train(size)) for size in sizes.values()
     )
   longest = sum(
@@ -163,7 +163,7 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
   )
   setting = members.Setting(1.0, 0.0, max(section.mixups))
   for name, number, steps, images in (
-    *(('sweep', number, steps, 0) for number, steps in sweeps.items()),
+    *(('sweep', number, steps, 0) for number, steps in steps_of.items()),
     ('retrain', selections * retrains, longest, sum(size.test_images for size in sizes.values())),
   ):
     yield from _training(
@@ -367,7 +367,7 @@ def _tasks(config) -> Mapping[str, _Task]:
       validation = spec.validation_images or task.counts.get('validation', images // 10)
       sizes[name] = _Task(images, validation, task.counts['test'], task.num_classes)
     else:
-      task = tasks.load(name, spec, config.data_dir, config.seed)
+      task = splits.load(name, spec, config.data_dir, config.seed)
       sizes[name] = _Task(
         len(task.all), len(task.validation), len(task.test_indices), task.train.num_classes
       )

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.phases import members, scoring, tasks
+from experts.data import splits
+from experts.phases import members, scoring
 from experts.phases.candidates import Candidates
 from experts.reporting import statistics
 from experts.selection import pool, strategies
@@ -40,7 +41,7 @@ def possible(chosen: Candidates, names: Sequence[str], workdir: str) -> list[str
 def check_chooser(
   config: members.Config,
   chosen: Candidates,
-  loaded: Sequence[tasks.Task],
+  loaded: Sequence[splits.Task],
   name: str,
   known: Sequence[scoring.Row],
 ) -> None:
@@ -144,10 +145,10 @@ def undecided(scores: pd.DataFrame, name: str, rows: Sequence[scoring.Row]) -> s
   return f'{_cannot_choose(name, lost, *reasons[:1])}; scores.csv has what the others found'
 
 
-def _cannot_choose(name: str, tasks_: Sequence[str], reason: str = '') -> str:
-  named = ', '.join(map(repr, tasks_))
+def _cannot_choose(name: str, tasks: Sequence[str], reason: str = '') -> str:
+  named = ', '.join(map(repr, tasks))
   return (
-    f'the strategy {name} can score no model of the pool on {"task" if len(tasks_) == 1 else "tasks"} {named}'
+    f'the strategy {name} can score no model of the pool on {"task" if len(tasks) == 1 else "tasks"} {named}'
     f'{f" ({reason})" if reason else ""}, and it is to choose: name another first in config.strategy'
   )
 
@@ -158,7 +159,8 @@ def _ranks(name, part, candidates, ranks) -> np.ndarray:
     agnostic = ranks.get('task_agnostic', nothing)
     if np.isnan(agnostic).all():
       return nothing
-    return strategies.hybrid(agnostic, ranks.get('knn', nothing))
+    trainable = np.array([member.trainable for member in candidates])
+    return strategies.hybrid(agnostic, ranks.get('knn', nothing), trainable)
   values = np.array([row['score'] for row in part], float)
   # A model that saw more images than another came further in a search by halving.
   seen = np.array([row.get('images', 0) for row in part], float) if name == 'knn' else 0

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pandas as pd
 
 from experts.data import vtab
-from experts.phases import candidates, members, select
+from experts.phases import candidates, members
 from experts.phases.tasks import group
 from experts.reporting import (
   contents,
@@ -20,7 +20,7 @@ from experts.reporting import (
   summary,
   tables,
 )
-from experts.selection import evaluation, pool
+from experts.selection import evaluation, pool, strategies
 from experts.training import hosts
 from experts.training.board import Board
 
@@ -60,10 +60,10 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
   if os.path.exists(f'{source}/tasks.csv'):
     tasks = results.read_tasks(f'{source}/tasks.csv')
   groups = _groups(config, scores, tasks)
-  tested = outcomes.tested(trials[trials.model != 'dat'], groups)
+  tested = outcomes.tested(trials[trials.model != outcomes.COMPETITOR], groups)
   joined = evaluation.join(scores, tested if len(tested) else None)
   regrets = evaluation.regrets(joined)
-  strategy = select.strategy_names(config)[0]
+  strategy = strategies.named(config.strategy)[0]
   return contents.Results(
     tables=study.Tables(
       scores=joined,

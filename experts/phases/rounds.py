@@ -16,6 +16,7 @@ from absl import logging
 from experts.data import batches
 from experts.models import resnet
 from experts.phases import members
+from experts.reporting import files
 from experts.training import cadence, checkpoints, hosts, loop, population, profile
 from experts.training import mesh as meshes
 from experts.training.board import Board
@@ -161,7 +162,7 @@ def _plan(config, run) -> tuple[list[meshes.Round], Callable[[], None]]:
     with open(path) as file:
       sizes = json.load(file)
   # On any number of devices: checkpoints are of whole rounds.
-  if sizes := hosts.gather(sizes)[0]:
+  if sizes := hosts.from_first(sizes):
     layouts = [
       meshes.plan_whole(size, section.batch_size, devices, needed, limit, at_once) for size in sizes
     ]
@@ -188,7 +189,7 @@ def _plan(config, run) -> tuple[list[meshes.Round], Callable[[], None]]:
   def remember():
     if hosts.first():
       os.makedirs(run.folder, exist_ok=True)
-      members.write_json(path, [one.members for one in layouts])
+      files.write_json([one.members for one in layouts], path)
 
   if run.passing:
     return layouts, remember

@@ -6,24 +6,21 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from experts.data import slices
+from experts.data import slices, splits
 from experts.phases import members, scoring, tasks
-from experts.phases.candidates import Candidates, Look, images_of, open_cache
+from experts.phases.candidates import Candidates, Shown, images_of, open_cache
 from experts.reporting import files, outcomes
 from experts.selection import matching, pool, strategies
-
-# Those that look at no image at all.
-BLIND = ('random', 'task_agnostic', 'oracle', 'oracle_agnostic')
 
 
 def blind(
   config: members.Config,
   chosen: Candidates,
-  loaded: Sequence[tasks.Task],
+  loaded: Sequence[splits.Task],
   names: Sequence[str],
   workdir: str,
 ) -> list[scoring.Row]:
-  """Rows of those of `BLIND` that are asked for, or that a hybrid rests on."""
+  """Rows of the strategies that look at no image at all, of those that are asked for, or that a hybrid rests on."""
   rows = []
   for task in loaded:
     if 'random' in names:
@@ -42,7 +39,7 @@ def blind(
 def by_other_networks(
   config: members.Config,
   chosen: Candidates,
-  shown: Look,
+  shown: Shown,
   names: Sequence[str],
   targets: dict[str, list[float]],
 ) -> list[scoring.Row]:
@@ -66,7 +63,7 @@ def target_key(task: str, upstream: str) -> str:
 
 
 def _attempt(
-  chosen: Candidates, task: tasks.Task, name: str, compute: Callable[[], np.ndarray]
+  chosen: Candidates, task: splits.Task, name: str, compute: Callable[[], np.ndarray]
 ) -> list[scoring.Row]:
   try:
     return _rows(chosen, task, name, compute())
@@ -82,7 +79,7 @@ def _rows(chosen, task, name, values) -> list[scoring.Row]:
   ]
 
 
-def _label_matching(chosen: Candidates, task: tasks.Task, targets: dict) -> np.ndarray:
+def _label_matching(chosen: Candidates, task: splits.Task, targets: dict) -> np.ndarray:
   """Scores [M] of the models whose upstream labels are known, by their own upstream's baseline (EXP App. B)."""
   scores = chosen.nothing()
   for upstream, tree in chosen.labels.items():
@@ -101,7 +98,7 @@ def _label_matching(chosen: Candidates, task: tasks.Task, targets: dict) -> np.n
   return scores
 
 
-def _domain_prediction(config, chosen: Candidates, shown: Look) -> np.ndarray:
+def _domain_prediction(config, chosen: Candidates, shown: Shown) -> np.ndarray:
   """Scores [M] of the experts on the slices that the predictor knows (EXP App. A)."""
   with open(f'{chosen.folder}/domain_predictor.json', encoding='utf-8') as file:
     described = json.load(file)
@@ -109,12 +106,12 @@ def _domain_prediction(config, chosen: Candidates, shown: Look) -> np.ndarray:
     name='domain_predictor', kind='baseline', upstream='', slice=None, images=0, parameters=0,
     dimension=chosen.model.embedding_dim, weights=described['weights'], hash=described['hash'],
   )  # fmt: skip
-  (unit,) = chosen.embed(config, [predictor], [images_of(config, shown)], open_cache(config), True)
+  (unit,) = chosen.embed(config, [predictor], [images_of(shown)], open_cache(config), True)
   by_node = dict(zip(described['nodes'], matching.epn(np.log(unit.source(0) + 1e-30)), strict=True))
   return np.array([by_node.get(member.slice, np.nan) for member in chosen.members])
 
 
-def _oracles(config, chosen: Candidates, task: tasks.Task, workdir: str) -> dict[str, np.ndarray]:
+def _oracles(config, chosen: Candidates, task: splits.Task, workdir: str) -> dict[str, np.ndarray]:
   """Test accuracies of what was fine-tuned: of this task, and means over tasks (WHICH §3)."""
   trials = files.read(f'{workdir}/trials.csv')
   groups = {name: tasks.group(spec.data) for name, spec in config.tasks.items()}

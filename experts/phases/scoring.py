@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 import threadpoolctl
 
-from experts.phases import members, tasks
+from experts.data import splits
+from experts.phases import members
 from experts.reporting import statistics
 from experts.selection import embed, evidence, knn, linear, pool, proxies, strategies
 
@@ -28,7 +29,7 @@ def of_embeddings(names: Sequence[str]) -> list[str]:
 def score(
   config: members.Config,
   names: Sequence[str],
-  task: tasks.Task,
+  task: splits.Task,
   embedded: embed.Embedded,
   leaves: Callable[[pool.Member], int | None],
 ) -> list[Row]:
@@ -57,12 +58,12 @@ def score(
   return rows
 
 
-def why(task: tasks.Task, error: Exception) -> str:
+def why(task: splits.Task, error: Exception) -> str:
   """What to say where a strategy has no score."""
   return f'task {task.name!r}: {error}'
 
 
-def undefined(config: members.Config, name: str, task: tasks.Task, member: pool.Member) -> str:
+def undefined(config: members.Config, name: str, task: splits.Task, member: pool.Member) -> str:
   """Why a strategy surely has no score of a model on a task, known before any embedding; empty if it may have one."""
   if name == 'knn':
     return knn.undefined(len(task.all), config.select.k)
@@ -74,7 +75,7 @@ def undefined(config: members.Config, name: str, task: tasks.Task, member: pool.
 class _Shared:
   """A unit of models on a task, and what several proxies look at, computed once."""
 
-  def __init__(self, task: tasks.Task, embedded: embed.Embedded, leaves):
+  def __init__(self, task: splits.Task, embedded: embed.Embedded, leaves):
     self.task, self.members = task, embedded.members
     self.labels, self.embeddings = task.labels, embedded.embeddings
     self.fit = np.arange(len(task.fit))

@@ -9,10 +9,11 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from experts.data import splits
 from experts.phases import members, ranking, rules, scoring, tasks
-from experts.phases.candidates import Candidates, Look, images_of, look, open_cache
+from experts.phases.candidates import Candidates, Shown, images_of, open_cache, show
 from experts.reporting import files, picks, tables
-from experts.selection import embed, halving, knn
+from experts.selection import embed, halving, knn, strategies
 from experts.training import hosts
 from experts.training.board import Board
 from experts.training.progress import Progress
@@ -32,12 +33,12 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       else when scores.csv is written.
   """
   chosen = Candidates(config, workdir)
-  names = strategy_names(config)
+  names = strategies.named(config.strategy)
   able = ranking.possible(chosen, names, workdir)
   sides = tasks.sides_of(config, chosen.members, chosen.settings, selects=True)
   opened = tasks.load_all(config, sides)
   tasks.write(config, workdir, opened)
-  shown = [look(config, task) for task in opened]
+  shown = [show(config, task) for task in opened]
   loaded = [each.task for each in shown]
   known = rules.blind(config, chosen, loaded, able, workdir)
   ranking.check_chooser(config, chosen, loaded, names[0], known)
@@ -55,15 +56,10 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     ranking.warn(rows)
     scores = ranking.ranked(rows, chosen.members, [task.name for task in loaded], names)
     undecided = ranking.undecided(scores, names[0], rows)
-    _write(workdir, board, scores, names[0], _looks(rows, loaded), seconds)
+    _write(workdir, board, scores, names[0], _images_embedded(rows, loaded), seconds)
   # All processes end alike.
-  if undecided := hosts.gather(undecided)[0]:
+  if undecided := hosts.from_first(undecided):
     raise ValueError(undecided)
-
-
-def strategy_names(config: members.Config) -> tuple[str, ...]:
-  """The strategies of `config.strategy`, each once; the first of them chooses."""
-  return tuple(dict.fromkeys(name.strip() for name in config.strategy.split(',')))
 
 
 def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) -> None:
@@ -85,7 +81,7 @@ def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) 
   board.text('select', 0, {'picks': tables.to_markdown(picks.wide(table))})
 
 
-def _all_images(config, chosen: Candidates, shown: Sequence[Look], names):
+def _all_images(config, chosen: Candidates, shown: Sequence[Shown], names):
   """Every model on every image: rows of scores, the baselines' mean predictions, and seconds of each task."""
   rows, targets = [], {}
   by_name = {each.task.name: each.task for each in shown}
@@ -104,7 +100,7 @@ def _all_images(config, chosen: Candidates, shown: Sequence[Look], names):
   ):
     # Those of one task stay in memory; those of many wait on disk for the next model.
     folder = folder if len(shown) > 1 else ''
-    images = [images_of(config, each, folder) for each in shown] if mine else []
+    images = [images_of(each, folder) for each in shown] if mine else []
     done = 0
     for unit in chosen.embed(config, mine, images, kept, with_logits):
       task = by_name[unit.images.name]
@@ -124,7 +120,7 @@ def _all_images(config, chosen: Candidates, shown: Sequence[Look], names):
   return rows, targets, seconds
 
 
-def _by_halving(config, chosen: Candidates, shown: Sequence[Look], names):
+def _by_halving(config, chosen: Candidates, shown: Sequence[Shown], names):
   """Few images first, and all of them only for the models that are left; see `halving`."""
   first = config.select.first_images
   if others := {*scoring.of_embeddings(names), *({'kl'} & set(names))} - {'knn'}:
@@ -145,7 +141,7 @@ def _by_halving(config, chosen: Candidates, shown: Sequence[Look], names):
   mine = {place[member.name] for member in chosen.mine() if member.competes}
   always = [i for i, member in enumerate(candidates) if member.kind == 'baseline']
   for each in shown:
-    task, images, last, began = each.task, images_of(config, each), {}, time.monotonic()
+    task, images, last, began = each.task, images_of(each), {}, time.monotonic()
 
     def embed_some(models, indices, images=images):
       own = [candidates[i] for i in models if i in mine]
@@ -186,7 +182,7 @@ def _of_all(scores: dict[int, float]) -> dict[int, float]:
   return dict(pair for part in hosts.gather(list(scores.items())) for pair in part)
 
 
-def _targets(task: tasks.Task, unit: embed.Embedded) -> dict[str, list[float]]:
+def _targets(task: splits.Task, unit: embed.Embedded) -> dict[str, list[float]]:
   """What each baseline says of the task: the mean over the images of its predictions, [Y]."""
   return {
     rules.target_key(task.name, member.upstream): _sigmoid(logits).mean(axis=0).tolist()
@@ -195,7 +191,7 @@ def _targets(task: tasks.Task, unit: embed.Embedded) -> dict[str, list[float]]:
   }
 
 
-def _looks(rows: list[scoring.Row], loaded: Sequence[tasks.Task]) -> dict[str, int]:
+def _images_embedded(rows: list[scoring.Row], loaded: Sequence[splits.Task]) -> dict[str, int]:
   """Images embedded for each task, over all models."""
   seen = {}
   for row in rows:

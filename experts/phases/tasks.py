@@ -13,15 +13,13 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import check, natural6, splits, vtab
-from experts.data.splits import Task, load
+from experts.data import check, natural6, opening, splits, vtab
+from experts.data.splits import Task
 from experts.phases import members
 from experts.reporting import files, outcomes, summary
 from experts.selection import embed, pool
 from experts.training import hosts
 from experts.training.progress import Progress
-
-__all__ = ['Task', 'load']
 
 # (task, part) -> the sides to which its images will be resized.
 Sides = Callable[[str, str], set[int]]
@@ -52,7 +50,7 @@ def load_all(
   if key not in _opened:
     forget()
     looking = _Looking()
-    found = check.open_tasks(
+    found = opening.open_tasks(
       config.tasks, config.data_dir, config.seed, config.image.undecodable, sides, _of_all_hosts, looking.begin,
     )  # fmt: skip
     looking.end()
@@ -169,7 +167,7 @@ def describe(task: Task, data: str) -> dict[str, str | int | bool | None]:
   number = version.rpartition('/')[2]
   (_, least), (_, most) = check.extremes(task)
   copies = task.copies
-  notes = [*(task.train.intake.notes if task.train.intake else ()), check.unused_splits(task, data)]
+  notes = [*(task.train.intake.notes if task.train.intake else ()), check.unused_splits(task)]
   return {
     'task': task.name,
     'data': data,
@@ -225,7 +223,7 @@ class _Looking:
       )  # fmt: skip
 
 
-def _of_all_hosts(faults: list[check.Fault]) -> list[check.Fault]:
+def _of_all_hosts(faults: list[opening.Fault]) -> list[opening.Fault]:
   """What cannot be decoded on any of the hosts, each of which reads its own copy: all skip the same, or all end."""
   found = {}
   for process, part in enumerate(hosts.gather(faults)):

@@ -1,37 +1,24 @@
 """Phase 5: fine-tune models of the pool on every task (EXP §6, App. E)."""
 
-import itertools
 import math
 import os
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import batches, check
+from experts.data import batches, look, splits
 from experts.models import resnet, weights
-from experts.phases import candidates, members, plans, predict, rounds, tasks, unfinished
-from experts.reporting import files, results, tables
+from experts.phases import candidates, members, plans, predict, rounds, sweeps, tasks, unfinished
+from experts.reporting import files, outcomes, results, tables
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
-COLUMNS = (
-  'task', 'model', 'selection', 'lr', 'steps', 'weight_decay', 'mixup', 'seed', 'split', 'accuracy',
-)  # fmt: skip
 _SWEEP, _TEST = 'validation', 'test'
-
-
-class Point(NamedTuple):
-  """One point of a sweep; the duration as the config has it."""
-
-  learning_rate: float
-  duration: str
-  weight_decay: float
-  mixup: float
 
 
 def run(config: members.Config, workdir: str, board: Board) -> None:
@@ -43,14 +30,14 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   path = candidates.pool_path(config, workdir)
   settings, known = pool.read_model(path), pool.read(path)
   scores = results.read_scores(f'{workdir}/scores.csv')
-  table = Trials(f'{workdir}/trials.csv')
+  table = sweeps.Trials(f'{workdir}/trials.csv')
   # All of it is said before the first of many hours.
   plan = {name: plans.plan(config, scores, known, name) for name in config.tasks}
   tuned = {member.name: member for wanted, _ in plan.values() for member in wanted}
   tasks.write(
     config, workdir, tasks.load_all(config, tasks.sides_of(config, [*tuned.values()], settings))
   )
-  for name, (wanted, ranked) in plan.items():
+  for name, (wanted, scored) in plan.items():
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
@@ -66,8 +53,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       logging.warning(
         'transfer: %s: all trials of all models have diverged; lower config.transfer.learning_rates', name
       )  # fmt: skip
-    ranked = ranked[ranked.model.isin(list(trainers))]
-    best = tables.choose(ranked, table.frame(), config.select.budget).model if len(ranked) else ''
+    best = tables.choose(scored, table.frame(), config.select.budget).model
+    if trainers and (lost := [member.name for member in wanted if member.name not in trainers]):
+      logging.warning(
+        'transfer: %s: all trials of %s diverged; the choice is %s', name, ', '.join(lost), best
+      )
     for model, (trainer, points) in trainers.items():
       trainer.retrain(points, f'{workdir}/transfer/{name}' if model == best else '')
     if 'dat' not in config.phases:
@@ -84,97 +74,13 @@ def with_size_of(
   return config
 
 
-def open_task(config: members.Config, name: str) -> tasks.Task:
+def open_task(config: members.Config, name: str) -> splits.Task:
   """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
   task, whole = tasks.find(config, name), members.task_transform(config.image.size).side
   for side in {members.train_transform(config.image, config.transfer).side, whole}:
-    check.hold(task.train, task.all, side)
-  check.hold(task.test, task.test_indices, whole)
+    look.hold(task.train, task.all, side)
+  look.hold(task.test, task.test_indices, whole)
   return task
-
-
-def numbers(config: members.Config) -> tuple[int, int]:
-  """How often the sweep is run and its best chosen, and how often each choice is retrained (EXP App. E.2: 10 and 3)."""
-  selections, retrains = config.trials.split('x')
-  return int(selections), int(retrains)
-
-
-def sweep_points(config: members.Config, selection: int) -> list[Point]:
-  """The settings that one selection tries: all combinations, or random draws that depend on the seed alone."""
-  section = config.transfer
-  grid = (section.learning_rates, section.durations, section.weight_decays, section.mixups)
-  if not section.draws:
-    return [Point(*values) for values in itertools.product(*grid)]
-  rng = np.random.default_rng([config.seed, selection])
-
-  def between(values):
-    # Four digits, which a CSV keeps: a restart goes on with the very same.
-    return float(f'{np.exp(rng.uniform(*np.log([min(values), max(values)]))):.4g}')
-
-  return [
-    Point(
-      between(section.learning_rates),
-      str(rng.choice(section.durations)),
-      between(section.weight_decays),
-      float(rng.choice(section.mixups)),
-    )
-    for _ in range(section.draws)
-  ]
-
-
-def warmup(config: members.Config, steps: int, images: int) -> str:
-  """The warm-up that goes with the duration of so many steps, where a sweep trains on `images`."""
-  section = config.transfer
-  for i, text in enumerate(section.durations):
-    if optim.steps(text, section.batch_size, images) == steps:
-      return section.warmups[i % len(section.warmups)]
-  raise ValueError(
-    f'no duration of config.transfer.durations={section.durations} has {steps} steps'
-  )
-
-
-class _Trial(NamedTuple):
-  """One fine-tune."""
-
-  selection: int
-  lr: float
-  steps: int
-  weight_decay: float
-  mixup: float
-  seed: int
-
-
-class Trials:
-  """trials.csv: a row is written when its trial ends, and a trial that has its row is not run again.
-
-  All processes of a job make one together: they must agree on what is there.
-  """
-
-  def __init__(self, path: str):
-    self._path = path
-    rows = []
-    if hosts.first() and os.path.exists(path):
-      rows = files.read(path).to_dict('records')
-    self._rows = hosts.from_first(rows)
-
-  @property
-  def folder(self) -> str:
-    return os.path.dirname(self._path)
-
-  def frame(self) -> pd.DataFrame:
-    return pd.DataFrame(self._rows, columns=COLUMNS)
-
-  def find(self, **key) -> list[dict]:
-    return [row for row in self._rows if all(row[name] == value for name, value in key.items())]
-
-  def add(self, rows: list[dict]) -> None:
-    # As the file has them: a run that reads them back must choose as one that was not interrupted.
-    self._rows += [
-      {name: float(f'{x:.6g}') if isinstance(x, float) else x for name, x in row.items()}
-      for row in rows
-    ]
-    if hosts.first():
-      files.write(self.frame(), self._path)
 
 
 class Trainer:
@@ -185,22 +91,22 @@ class Trainer:
     config: members.Config,
     board: Board,
     settings: Mapping[str, Any],
-    task: tasks.Task,
+    task: splits.Task,
     member: pool.Member,
     folder: str,
-    trials: Trials,
+    trials: sweeps.Trials,
   ):
     self._config, self._board, self._trials = config, board, trials
     self._task, self._member = task, member
     self._settings, self._folder = settings, folder
     self._key = {'task': task.name, 'model': member.name}
 
-  def sweep(self) -> list[_Trial]:
+  def sweep(self) -> list[sweeps.Trial]:
     """Trains every point of the sweep on the fit images; returns each selection's best on validation."""
     config, section = self._config, self._config.transfer
-    selections, _ = numbers(config)
+    selections, _ = sweeps.numbers(config)
     tried = [
-      _Trial(
+      sweeps.Trial(
         number,
         float(point.learning_rate),
         optim.steps(point.duration, section.batch_size, len(self._task.fit)),
@@ -209,7 +115,7 @@ class Trainer:
         config.seed + number,
       )
       for number in range(selections)
-      for point in sweep_points(config, number)
+      for point in sweeps.points(config, number)
     ]
     # All of one length are one population.
     for steps in sorted({trial.steps for trial in tried}):
@@ -229,12 +135,12 @@ class Trainer:
         continue
       # Of equals the gentler: the smaller learning rate, then fewer steps.
       row = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
-      best.append(_Trial(**{name: row[name] for name in _Trial._fields}))
+      best.append(sweeps.Trial(**{name: row[name] for name in sweeps.Trial._fields}))
     return best
 
-  def retrain(self, chosen: list[_Trial], folder: str) -> None:
+  def retrain(self, chosen: list[sweeps.Trial], folder: str) -> None:
     """Trains each selection's choice on all images from several seeds and tests; keeps one in `folder`, if given."""
-    _, retrains = numbers(self._config)
+    _, retrains = sweeps.numbers(self._config)
     trials = [
       trial._replace(seed=self._config.seed + retrains * trial.selection + i)
       for trial in chosen
@@ -329,7 +235,7 @@ class Trainer:
         )
         for one in trials
       ],
-      warmup=warmup(self._config, trials[0].steps, len(self._task.fit)),
+      warmup=sweeps.warmup(self._config, trials[0].steps, len(self._task.fit)),
       evaluate=evaluate,
       keep=None if kept is None else trees.__setitem__,
     )
@@ -376,11 +282,11 @@ class Trainer:
 
   def _save(self, folder, kept):
     """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
-    kept = [each for each in kept if not math.isnan(each[1])]
-    if not kept:
+    number = outcomes.middle([accuracy for _, accuracy, _ in kept])
+    if number is None:
       logging.warning('transfer: %s: all retrained models diverged; none is kept', folder)
       return
-    trial, accuracy, params = sorted(kept, key=lambda each: each[1])[(len(kept) - 1) // 2]
+    trial, accuracy, params = kept[number]
     os.makedirs(folder, exist_ok=True)
     weights.save(f'{folder}/model.npz', params)
     described = {
@@ -413,11 +319,11 @@ class Trainer:
     files.write(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')
     files.write(by_class, f'{folder}/per_class.csv')
     described['mean_per_class_accuracy'] = float(by_class.accuracy.mean())
-    members.write_json(f'{folder}/model.json', described)
+    files.write_json(described, f'{folder}/model.json')
 
   def _ranges(self) -> dict[str, tuple[float, float]] | None:
-    data = self._config.tasks[self._task.name].data
-    return dict(self._task.train.ranges) if data.startswith('images:') else None
+    train = self._task.train
+    return None if train.published else dict(train.ranges)
 
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""

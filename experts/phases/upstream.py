@@ -11,6 +11,7 @@ from experts.data import slices, sources
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
 from experts.phases import candidates, members, rounds
+from experts.reporting import files
 from experts.selection import pool
 from experts.training import optim, population
 from experts.training.board import Board
@@ -46,7 +47,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     weights.save(f'{workdir}/weights/random.npz', params)
     weights.save(f'{workdir}/weights/baseline.npz', trained)
     labels = {'classes': train.class_names, 'edges': train.edges}
-    members.write_json(f'{workdir}/{candidates.labels_file("weights/baseline.npz")}', labels)
+    files.write_json(labels, f'{workdir}/{candidates.labels_file("weights/baseline.npz")}')
     every = section.keep_every
     kinds = {'random': 'random', 'baseline': 'baseline'}
     if every:

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib import axes, figure, ticker
 
+from experts.reporting import files
+
 # Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY = (
   '#0072B2',
@@ -126,4 +128,4 @@ def save(canvas: figure.Figure, data: pd.DataFrame, path: str | os.PathLike) -> 
 
 def write_data(data: pd.DataFrame, path: str | os.PathLike) -> None:
   """Writes what a PNG shows as a CSV of the same name."""
-  data.to_csv(pathlib.Path(path).with_suffix('.csv'), index=False, float_format='%.6g')
+  files.write(data, pathlib.Path(path).with_suffix('.csv'))

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 
 import pandas as pd
 
-from experts.reporting import figures_results, intake, picks, study, summary, tables
+from experts.reporting import figures_results, intake, outcomes, picks, study, summary, tables
 
 EXP, OURS = '[EXP]', 'ours'
-_DAT = 'dat', 'Domain-adaptive transfer'
+_DAT = outcomes.COMPETITOR, 'Domain-adaptive transfer'
 # [EXP] Tables 2 and 5, in percent.
 PUBLISHED = pd.DataFrame(
   [
@@ -143,7 +143,11 @@ def _overview(results: Results) -> Part:
   )
   percent = [c for c in table if c.endswith((' accuracy', ' kNN', ' linear'))]
   if diverged := int(results.trials.accuracy.isna().sum()):
-    about = f'{part.about} {diverged} of {len(results.trials)} fine-tunes diverged: they have no accuracy, and none was chosen.'
+    about = (
+      f'{part.about} {diverged} of {len(results.trials)} fine-tunes diverged. What diverged counts as nothing right in every '
+      'statistic, and is chosen nowhere: where all that the budget pays for diverged in their sweeps, the choice is the '
+      'next-ranked that was fine-tuned and did not, the baseline among them.'
+    )
     part = dataclasses.replace(part, about=about)
   return dataclasses.replace(part, table=table, percent=percent, foot=1)
 
@@ -209,7 +213,8 @@ def _of_vtab(
     if shown.value.notna().any():
       table = summary.wide(shown, level, intervals)
       table = _beside(table, _of_paper(results, level, of_vtab), every=number in (5, 6))
-      parts.append(dataclasses.replace(part, table=table, percent=list(table)[3:]))
+      about += _diverged(rest if methods is None else rest[rest.method.isin(methods)])
+      parts.append(dataclasses.replace(part, about=about, table=table, percent=list(table)[3:]))
     else:
       lacking = (
         figures_results.NO_TRIALS
@@ -218,6 +223,17 @@ def _of_vtab(
       )
       parts.append(dataclasses.replace(part, lacking=lacking))
   return parts
+
+
+def _diverged(means: pd.DataFrame) -> str:
+  """Says how many of the methods' runs diverged; empty if none did."""
+  by_task = means[means.level == 'task']
+  counts = by_task.groupby(['upstream', 'method'], sort=False)[['diverged', 'runs']].sum()
+  named = [
+    f'{" ".join(filter(None, row.Index))} {row.diverged} of {row.runs}'
+    for row in counts[counts.diverged > 0].itertuples()
+  ]
+  return f' Runs that diverged, and count as nothing right: {", ".join(named)}.' if named else ''
 
 
 def _of_paper(results: Results, level: str, tasks: Sequence[str]) -> pd.DataFrame | None:
@@ -278,7 +294,8 @@ def _of_six(results: Results, means: pd.DataFrame, knn: Sequence[str]) -> list[P
       table = summary.wide(of_six, 'task', intervals).merge(
         summary.wide(of_six, 'group', intervals), on=['upstream', 'method'], how='left'
       )
-      parts.append(dataclasses.replace(part, table=table, percent=list(table)[2:]))
+      text += _diverged(of_six)
+      parts.append(dataclasses.replace(part, about=text, table=table, percent=list(table)[2:]))
     else:
       parts.append(dataclasses.replace(part, lacking=_NO_SIX))
   return parts

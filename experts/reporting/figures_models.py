@@ -13,7 +13,6 @@ from matplotlib import axes, ticker
 from experts.reporting import canvas, figures
 
 _NO_KNN = "there are no scores of the strategy 'knn': run the phase 'select' with it"
-_RANDOM_SLICE = 'random like '
 _POOLS = {
   'full': ('full experts', canvas.RED, 'o'),
   'adapter': ('adapter experts', canvas.GREEN, '^'),
@@ -164,7 +163,7 @@ def controls(scores: pd.DataFrame, members: pd.DataFrame, path: str | os.PathLik
   data = _knn(scores)[['task', 'model', 'kind', 'score']]
   data = data.merge(members[['model', 'slice', 'images']], on='model')
   data = data[data.kind.isin(['full', 'adapter', 'control']) & data.slice.notna()]
-  data = data.assign(control=(data.kind == 'control') | data.slice.str.startswith(_RANDOM_SLICE))
+  data = data.assign(control=data.kind == 'control')
   if not data.control.any() or data.control.all():
     return "the pool has no experts on random images: run the phase 'experts' with config.experts.controls=True"
   tasks = data.task.unique()

@@ -9,7 +9,7 @@ import os
 import pandas as pd
 from matplotlib import figure, ticker
 
-from experts.reporting import canvas, summary
+from experts.reporting import canvas, outcomes, summary
 
 NO_TRIALS = "nothing was fine-tuned and tested: run the phase 'transfer'"
 NO_COSTS = "the cost of selection and of training upstream for each task is not known: run the phase 'dat' beside 'select'"
@@ -40,7 +40,7 @@ def slices(learned: pd.DataFrame | None, path: str | os.PathLike) -> str:
   plot = drawing.subplots()
   canvas.plain(plot)
   plot.axhline(0, color=canvas.GREY, linewidth=0.8)
-  control = data.slice.str.startswith('random like ')
+  control = data.slice.str.startswith(outcomes.RANDOM_SLICE)
   for kind, part in data.groupby('kind', sort=False):
     text, colour, marker = canvas.KINDS.get(kind, (kind, canvas.ORANGE, 's'))
     for own, label, shade in (

@@ -19,6 +19,8 @@ _OF_PAPER = 2
 def relative_regret(regrets: pd.DataFrame, path: str | os.PathLike) -> str:
   """Draws the relative regret of the first choice of each strategy on each task; a hybrid's is the task-agnostic one.
 
+  The means are over the tasks on which all of them are known.
+
   Args:
     regrets: task, strategy, budget, s, best, relative_regret.
     path: PNG to write.
@@ -30,7 +32,8 @@ def relative_regret(regrets: pd.DataFrame, path: str | os.PathLike) -> str:
     return _NO_TRIALS
   table = _by_task(data, 'relative_regret')
   drawing, (plot,) = canvas.rows(table.index, last='mean')
-  canvas.dots(plot, 100 * _with_mean(table), canvas.STRATEGIES)
+  means = table.dropna().mean().to_frame('mean').T
+  canvas.dots(plot, 100 * pd.concat([table, means]), canvas.STRATEGIES)
   plot.set_xlim(left=-1)
   plot.set_xlabel('relative regret of the first choice, % of its error', fontsize=9)
   canvas.legend(drawing, [plot], columns=3)

@@ -1,7 +1,9 @@
-"""Reads and writes the result files: names are text, whatever they look like, and figures are numbers."""
+"""Reads and writes the files of results: names are text, whatever they look like, and figures are numbers."""
 
 import csv
+import json
 import os
+from typing import Any
 
 import pandas as pd
 
@@ -63,4 +65,18 @@ def read(path: str | os.PathLike) -> pd.DataFrame:
 def write(frame: pd.DataFrame, path: str | os.PathLike) -> None:
   """Writes a table that appears under its name only when it is complete."""
   frame.to_csv(f'{path}.tmp', index=False, float_format='%.6g')
+  os.replace(f'{path}.tmp', path)
+
+
+def write_json(content: Any, path: str | os.PathLike) -> None:
+  """Writes a JSON file that appears under its name only when it is complete."""
+  with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
+    json.dump(content, file, indent=2, ensure_ascii=False)
+  os.replace(f'{path}.tmp', path)
+
+
+def write_text(text: str, path: str | os.PathLike) -> None:
+  """Writes a text that appears under its name only when it is complete."""
+  with open(f'{path}.tmp', 'w', encoding='utf-8') as file:
+    file.write(text)
   os.replace(f'{path}.tmp', path)

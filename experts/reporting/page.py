@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import pandas as pd
 import tabulate
 
-from experts.reporting import canvas, contents, summary
+from experts.reporting import canvas, contents, files, summary
 
 _NONE = '–'
 # A mark beside the colour, for prints without colours.
@@ -42,8 +42,8 @@ def write(results: contents.Results, folder: str | os.PathLike) -> pathlib.Path:
   parts = contents.collect(results, folder)
   for part in parts:
     if part.table is not None:
-      _replace(folder / f'{part.name}.csv', part.table.to_csv(index=False, float_format='%.6g'))
-  _replace(folder / 'report.md', _markdown(parts))
+      files.write(part.table, folder / f'{part.name}.csv')
+  files.write_text(_markdown(parts), folder / 'report.md')
   template = importlib.resources.files('experts.reporting').joinpath('page.html')
   page = string.Template(template.read_text(encoding='utf-8')).substitute(
     contents=_contents(parts),
@@ -52,15 +52,8 @@ def write(results: contents.Results, folder: str | os.PathLike) -> pathlib.Path:
     missing=_missing(parts),
   )
   path = folder / 'index.html'
-  _replace(path, page)
+  files.write_text(page, path)
   return path
-
-
-def _replace(path: pathlib.Path, text: str) -> None:
-  """Writes a file that appears under its name only when it is complete."""
-  part = path.with_name(f'{path.name}.tmp')
-  part.write_text(text, encoding='utf-8')
-  os.replace(part, path)
 
 
 def _sections(

@@ -32,20 +32,23 @@ def picks(
   Raises:
     ValueError: no ranks of that strategy.
   """
-  part = scores[(scores.strategy == strategy) & scores['rank'].notna()]
-  if part.empty:
+  part = scores[scores.strategy == strategy]
+  if part['rank'].isna().all():
     known = scores.strategy[scores['rank'].notna()].unique()
     raise ValueError(f"no ranks of the strategy '{strategy}'; there are: {', '.join(known)}")
   part = part.reindex(columns=[*part.columns.union(['p_value', 'accuracy'], sort=False)])
   pools = {
-    name: kinds for name, kinds in _POOLS.items() if not kinds or (part.kind == kinds[-1]).any()
+    name: kinds
+    for name, kinds in _POOLS.items()
+    if not kinds or (part.kind[part['rank'].notna()] == kinds[-1]).any()
   }
   rows = []
   for task, models in part.groupby('task', sort=False):
-    baseline = _first(models[models.kind == 'baseline'])
+    ranked = models[models['rank'].notna()]
+    baseline = _first(ranked[ranked.kind == 'baseline'])
     for name, kinds in pools.items():
       among = models[models.kind.isin(kinds)] if kinds else models
-      if among.empty:
+      if among['rank'].isna().all():
         continue
       tried = trials is not None and (trials.task == task).any()
       chosen = tables.choose(among, trials, budget) if tried else _first(among)

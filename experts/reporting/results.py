@@ -5,18 +5,16 @@ from collections.abc import Collection, Sequence
 
 import pandas as pd
 
-from experts.reporting import files
+from experts.reporting import files, outcomes
 
 VALIDATION, TEST = 'validation', 'test'
-# The competitor trains a network for each task; no pool has it.
-_NOT_SCORED = ('dat',)
 _SCORES = ('task', 'model', 'kind', 'strategy', 'score')
 _TRIALS = ('task', 'model', 'split', 'accuracy')
 _TASKS = (
   'task', 'data', 'version', 'drift', 'classes', 'fit', 'validation', 'test', 'metric', 'statistic',
 )  # fmt: skip
 _DIVERGED = -1.0
-_RANDOM_SLICE = '(full|adapter):random like '
+_RANDOM_SLICE = f'(full|adapter):{outcomes.RANDOM_SLICE}'
 _SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
 # Tables with a column for each task have these as well, and a row of means.
 _COLUMNS = ('task', 'upstream', 'method', 'source', 'mean')
@@ -86,7 +84,7 @@ def read_trials(path: str | os.PathLike, scores: pd.DataFrame) -> pd.DataFrame:
   trials = trials.assign(accuracy=trials.accuracy.astype(float))
   _refuse_unknown(where, trials, 'split', [VALIDATION, TEST])
   _refuse_unknown(where, trials, 'task', scores.task.unique())
-  _refuse_unknown(where, trials, 'model', [*scores.model.unique(), *_NOT_SCORED])
+  _refuse_unknown(where, trials, 'model', [*scores.model.unique(), outcomes.COMPETITOR])
   key = ['task', 'model', 'split', 'selection', 'config', *_SETTINGS, 'seed']
   if 'seed' in trials:
     _refuse_repeated(path, trials, [name for name in key if name in trials])

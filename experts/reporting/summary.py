@@ -21,7 +21,13 @@ STRATEGIES = {'epn': 'EPN', 'kl': 'KL', 'knn': 'kNN'}
 _TITLES = {name: text for name, (text, *_) in canvas.STRATEGIES.items()} | STRATEGIES
 BASELINE = 'Baseline'
 CONTROL = 'Control:'
-_CONTROLS = {'control': 'random slices', 'checkpoint': 'checkpoints'}
+# By kind, and the beginning of a model's name, which says what an expert on a random slice was trained as.
+_CONTROLS = {
+  ('control', 'full:'): 'full experts on random slices',
+  ('control', 'adapter:'): 'adapters on random slices',
+  ('control', ''): 'random slices',
+  ('checkpoint', ''): 'checkpoints',
+}
 _POOLS = {
   'Adapters': ('baseline', 'adapter'),
   'Full': ('baseline', 'full'),
@@ -40,7 +46,8 @@ def methods(
   A method is the baseline, or a strategy's choice in a part of the pool (`tables.choose`): 'Full (kNN)', 'Adapters (EPN)',
   'All Experts (kNN)' and, where the pool has other kinds of models, 'All Models (kNN)'; the baseline belongs to each. Of a
   pool with several upstream data sets there are the methods within each, and those over all experts. Controls that were
-  fine-tuned have methods of their own, the best of them by the strategy's score ([EXP] App. G).
+  fine-tuned have methods of their own, the best of them by the strategy's score; full and adapter experts on random slices
+  are apart ([EXP] App. G).
 
   Args:
     scores: task, model, kind, strategy, score, rank.
@@ -55,7 +62,8 @@ def methods(
     trials = pd.DataFrame(columns=['task', 'model', 'split', 'accuracy'])
   of_task = dict(list(trials.groupby('task')))
   nothing = trials[:0]
-  ranked = scores[scores['rank'].notna()]
+  # A baseline without a rank is what is left where all others diverged.
+  ranked = scores[scores['rank'].notna() | (scores.kind == 'baseline')]
   ranked = ranked.merge(members[['model', 'upstream']], on='model', how='left')
   ranked['upstream'] = ranked.upstream.fillna('')
   experts = ranked[ranked.kind.isin(_POOLS['All Experts'])]
@@ -82,7 +90,10 @@ def methods(
         first = [
           tables.choose(each, of_task.get(task, nothing), budget)
           for task, each in rows.groupby('task', sort=False)
+          if each['rank'].notna().any()
         ]
+        if not first:
+          continue
         method = f'{pool} ({_TITLES.get(strategy, strategy)})'
         found.append(pd.DataFrame(first).assign(upstream=upstream, method=method, pool=pool))
   found += _controls(scores, trials)
@@ -93,15 +104,21 @@ def methods(
 
 def _controls(scores: pd.DataFrame, trials: pd.DataFrame) -> list[pd.DataFrame]:
   """Of the random slices and of the checkpoints of the baseline that were fine-tuned, the best by each strategy's score."""
-  tried = scores[scores.kind.isin(_CONTROLS)]
+  tried = scores[scores.kind.isin([kind for kind, _ in _CONTROLS])]
   if tried.empty:
     return []
   tried = tried.merge(trials[['task', 'model']].drop_duplicates(), on=['task', 'model'])
   tried = tried[tried.score.notna()].sort_values('score', ascending=False, kind='stable')
+  begins = lambda row: next(
+    title
+    for (kind, start), title in _CONTROLS.items()
+    if row.kind == kind and row.model.startswith(start)
+  )
+  titles = pd.Series([begins(row) for row in tried.itertuples()], tried.index, dtype=object)
   found = []
   for strategy in sorted(tried.strategy.unique(), key=_place):
-    for kind, title in _CONTROLS.items():
-      best = tried[(tried.strategy == strategy) & (tried.kind == kind)].drop_duplicates('task')
+    for title in _CONTROLS.values():
+      best = tried[(tried.strategy == strategy) & (titles == title)].drop_duplicates('task')
       method = f'{CONTROL} {title} ({_TITLES.get(strategy, strategy)})'
       found.append(best.assign(upstream='', method=method, pool=CONTROL))
   return found
@@ -124,7 +141,7 @@ def summarise(
 
   Args:
     chosen: upstream, method, task, model.
-    trials: task, model, split, accuracy (NaN of a run that diverged); rows of the split 'test' count.
+    trials: task, model, split, accuracy (NaN of a run that diverged, which counts as `outcomes.runs` says).
     groups: the group of each task; a task without one belongs to 'other tasks'.
     resamples: of the bootstrap.
     seed: of the bootstrap.
@@ -132,8 +149,8 @@ def summarise(
 
   Returns:
     upstream, method, level ('task', 'group'), name (of the task or group), value, low, high, runs (of all its tasks),
-    tasks. The value is NaN where a task of the group has no runs, low and high also where a task has only one. Runs that
-    diverged do not count; with `cluster` there is then no interval, for the selections are no longer of one size.
+    diverged (of these runs), tasks. The value is NaN where a task of the group has no runs, low and high also where a task
+    has only one.
 
   Raises:
     ValueError: `cluster` with runs of unknown `selection`, or with selections of different sizes.
@@ -144,18 +161,15 @@ def summarise(
       "resampling by selection needs trials whose column 'selection' is filled; without it resample runs: "
       f'{_BY_RUN}'
     )
-  runs = dict(list(tested.groupby(['task', 'model'])))
+  runs = dict(list(outcomes.runs(trials).groupby(['task', 'model'])))
 
   @functools.cache
-  def draw(task: str, model: str) -> tuple[float, np.ndarray, int]:
+  def draw(task: str, model: str) -> tuple[float, np.ndarray, int, int]:
     statistic = getattr(np, outcomes.statistic(groups.get(task)))
     part, unknown = runs.get((task, model)), np.full(resamples, np.nan)
-    if part is None or part.accuracy.isna().all():
-      return float('nan'), unknown, 0
-    whole = part.accuracy.notna().all()
-    values = part.accuracy.dropna().to_numpy()
-    if cluster and not whole:
-      return float(statistic(values)), unknown, len(values)
+    if part is None:
+      return float('nan'), unknown, 0, 0
+    values = part.accuracy.to_numpy()
     # A task's draws do not depend on what else is in the table.
     of_task = [seed, zlib.crc32(task.encode())]
     clusters = part.selection if cluster else None
@@ -163,7 +177,7 @@ def summarise(
       draws = statistics.resample(values, statistic, resamples, of_task, clusters)
     except ValueError as error:
       raise ValueError(f'model {model!r} on task {task!r}: {error} (or {_BY_RUN})') from error
-    return float(statistic(values)), draws, len(values)
+    return float(statistic(values)), draws, len(values), int(part.diverged.sum())
 
   rows = []
   for (upstream, method), part in chosen.groupby(['upstream', 'method'], sort=False):
@@ -171,12 +185,34 @@ def summarise(
     parts = {('task', task): [task] for task in found}
     parts |= {('group', name): names for name, names in _by_group(found, groups).items()}
     for (level, name), names in parts.items():
-      values, draws, counts = zip(*(found[task] for task in names), strict=True)
+      values, draws, counts, lost = zip(*(found[task] for task in names), strict=True)
       low, high = statistics.interval(functools.reduce(np.add, draws) / len(names))
       rows.append(
-        (upstream, method, level, name, np.mean(values), low, high, sum(counts), len(names))
+        (
+          upstream,
+          method,
+          level,
+          name,
+          np.mean(values),
+          low,
+          high,
+          sum(counts),
+          sum(lost),
+          len(names),
+        )
       )
-  columns = ['upstream', 'method', 'level', 'name', 'value', 'low', 'high', 'runs', 'tasks']
+  columns = [
+    'upstream',
+    'method',
+    'level',
+    'name',
+    'value',
+    'low',
+    'high',
+    'runs',
+    'diverged',
+    'tasks',
+  ]
   return pd.DataFrame(rows, columns=columns)
 
 

@@ -34,7 +34,8 @@ def report_table(
   Returns:
     A row for each task, in the order of `scores`, and a last one of the means. A mean is missing where a task's value
     is. 'dat accuracy', of the competitor's own network for each task, is there if the trials name a model 'dat'.
-    `retrains` counts the test accuracies behind each accuracy of the row, as `3`, or `1 to 3` where they differ.
+    `retrains` counts the runs behind each accuracy of the row, as `3`, or `1 to 3` where they differ, and those of all of them
+    that diverged, as `3, 2 of 12 diverged`.
 
   Raises:
     ValueError: no score of that strategy, or no candidate for a task.
@@ -44,14 +45,14 @@ def report_table(
   if scores.empty:
     raise ValueError(f"no scores of the strategy '{strategy}'; there are: {', '.join(known)}")
   tested = outcomes.tested(trials, groups or {}).set_index(['task', 'model'])
-  accuracy, counts = tested.accuracy, tested.runs
+  accuracy = tested.accuracy
   rows = [
-    _task_row(task, part, trials, accuracy, counts, budget)
+    _task_row(task, part, trials, tested, budget)
     for task, part in scores.groupby('task', sort=False)
   ]
   table = pd.DataFrame(rows)
-  if 'dat' in accuracy.index.get_level_values('model'):
-    of_dat = [accuracy.get((task, 'dat'), float('nan')) for task in table.task]
+  if outcomes.COMPETITOR in accuracy.index.get_level_values('model'):
+    of_dat = [accuracy.get((task, outcomes.COMPETITOR), float('nan')) for task in table.task]
     table.insert(table.columns.get_loc('chosen accuracy') + 1, 'dat accuracy', of_dat)
   numbers = table.select_dtypes('number').columns
   return pd.concat(
@@ -65,10 +66,13 @@ def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Se
 
   Models that can only be ranked cost no budget; where there are no others, or nothing was fine-tuned on the task, the first
   by rank is the choice. As long as one that the budget pays for was not fine-tuned, the choice is open, and it is that one's
-  row.
+  row. What diverged in its sweep is no choice: where all that the budget pays for did, it is the next by rank that was
+  fine-tuned and did not, the baseline behind all where it has no rank. Where everything diverged it is the first of them,
+  of which no network is kept.
 
   Args:
-    scores: task, model, kind, rank; the rows of one task and one strategy, or of a part of the pool.
+    scores: task, model, kind, rank; the rows of one task and one strategy, or of a part of the pool. Of those without a rank
+      only the baseline's count.
     trials: task, model, split, accuracy; those of the split `validation` are the sweeps.
     budget: how many the strategy puts forward.
 
@@ -82,11 +86,17 @@ def choose(scores: pd.DataFrame, trials: pd.DataFrame, budget: int = 1) -> pd.Se
   tried = ranked[~ranked.kind.isin(outcomes.OPAQUE) | ranked.model.isin(trials.model)][:budget]
   if tried.empty or trials.empty:
     return ranked.iloc[0]
+  # Not a number for a model all of whose trials diverged.
   best = trials[trials.split == 'validation'].groupby('model').accuracy.max()
   if len(still_open := tried[~tried.model.isin(best.index)]):
     return still_open.iloc[0]
-  # Of equals the one of better rank; what diverged is chosen where all did.
-  return tried.loc[tried.model.map(best).fillna(-1).idxmax()]
+  reached = tried.model.map(best).dropna()
+  if len(reached):
+    # Of equals the one of better rank.
+    return tried.loc[reached.idxmax()]
+  others = scores[scores['rank'].notna() | (scores.kind == 'baseline')]
+  sound = others[others.model.map(best).notna()].sort_values('rank', kind='stable')
+  return (sound if len(sound) else tried).iloc[0]
 
 
 def ranking(scores: pd.DataFrame, strategy: str, top: int, controls: int = 0) -> pd.DataFrame:
@@ -164,23 +174,20 @@ def _task_row(
   task: str,
   scores: pd.DataFrame,
   trials: pd.DataFrame,
-  accuracy: pd.Series,
-  counts: pd.Series,
+  results: pd.DataFrame,
   budget: int,
 ) -> dict[str, str | float]:
   candidates = scores[~scores.kind.isin(outcomes.CONTROLS)]
   chosen = choose(scores, trials, budget)
   strategy = chosen.strategy
-  tested = {model: accuracy.get((task, model), float('nan')) for model in scores.model}
+  tested = {model: results.accuracy.get((task, model), float('nan')) for model in scores.model}
   ranked = candidates.assign(tested=candidates.model.map(tested)).dropna(subset='tested')
   # Of equals the chosen one: it left nothing behind.
   ranked = ranked.assign(own=ranked.model == chosen.model)
   ranked = ranked.sort_values(['tested', 'own'], ascending=False, kind='stable')
   random, baseline = (_best_of_kind(scores, kind) for kind in ('random', 'baseline'))
   best = ranked.model.iloc[0] if len(ranked) else None
-  shown = [model for model in (random, baseline, chosen.model, best) if (task, model) in counts]
-  retrains = [counts[task, model] for model in shown] or [0]
-  low, high = min(retrains), max(retrains)
+  shown = {(task, model) for model in (random, baseline, chosen.model, best)}
   return {
     'task': task,
     'random accuracy': tested.get(random, float('nan')),
@@ -190,8 +197,15 @@ def _task_row(
     'chosen accuracy': tested[chosen.model],
     'best by hindsight': best,
     'best accuracy': tested.get(best, float('nan')),
-    'retrains': f'{low}' if low == high else f'{low} to {high}',
+    'retrains': _retrains(results[results.index.isin(shown)]),
   }
+
+
+def _retrains(results: pd.DataFrame) -> str:
+  low, high = (results.runs.min(), results.runs.max()) if len(results) else (0, 0)
+  number = f'{low}' if low == high else f'{low} to {high}'
+  lost = results.diverged.sum()
+  return f'{number}, {lost} of {results.runs.sum()} diverged' if lost else number
 
 
 def _best_of_kind(scores: pd.DataFrame, kind: str) -> str | None:

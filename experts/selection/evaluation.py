@@ -30,8 +30,9 @@ def join(scores: pd.DataFrame, trials: pd.DataFrame | None) -> pd.DataFrame:
     scores: task, model, strategy, score. With `kind`, those of `pool.CONTROLS` are controls, which no strategy chooses.
       With `rank`, that is the strategies' order; without, the score is, the higher the better, ties in the rows' order.
     trials: task, model, accuracy in [0, 1]; several rows of a model are runs, whose median counts; where another statistic
-      does, hand over one row of each model. With `split`, only rows of the split 'test' count. With `seed`, no run may be
-      listed twice. None: nothing was fine-tuned yet.
+      does, hand over one row of each model. NaN is a run that diverged: it got nothing right, 0.0. With `split`, only rows
+      of the split 'test' count, but for models of which all rows diverged. With `seed`, no run may be listed twice. None:
+      nothing was fine-tuned yet.
 
   Returns:
     `scores` with kind, rank, accuracy (NaN for models that were not fine-tuned) and, for each task with trials, rows of the
@@ -55,7 +56,7 @@ def join(scores: pd.DataFrame, trials: pd.DataFrame | None) -> pd.DataFrame:
     ranks = part['rank'].dropna().sort_values().to_numpy()
     if not np.array_equal(ranks, np.arange(1, len(ranks) + 1)):
       raise ValueError(f'ranks of task {task!r}, strategy {strategy!r} are not 1 to {len(ranks)}')
-  # Files of before controls were told apart may rank some.
+  # A file may rank controls; no strategy chooses them.
   joined['rank'] = joined['rank'].where(~joined.kind.isin(pool.CONTROLS))
   joined['rank'] = joined.groupby(['task', 'strategy'])['rank'].rank()
   if trials is None:
@@ -113,16 +114,21 @@ def regrets(joined: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_budget(table: pd.DataFrame) -> pd.DataFrame:
-  """Means over the tasks for each strategy and budget.
+  """Means over the tasks for each strategy and budget, of all strategies over the same tasks.
+
+  Those are the tasks on which every strategy's s is known, strategies left out of which none is known under that budget. A
+  budget without such a task has no rows.
 
   Args:
     table: what `regrets` returns.
 
   Returns:
     strategy, budget, zero_regret (share of tasks whose best model is among the chosen), regret, relative_regret,
-    log_odds_regret, tasks (those whose s is known).
+    log_odds_regret, tasks (how many).
   """
   known = table.dropna(subset='s').assign(zero_regret=lambda t: (t.regret == 0).astype(float))
+  strategies = known.groupby('budget').strategy.transform('nunique')
+  known = known[known.groupby(['budget', 'task']).strategy.transform('nunique') == strategies]
   groups = known.groupby(['strategy', 'budget'], sort=False)
   columns = ['zero_regret', 'regret', 'relative_regret', 'log_odds_regret']
   return groups[columns].mean().assign(tasks=groups.size()).reset_index()
@@ -196,16 +202,16 @@ def _check_columns(name: str, frame: pd.DataFrame, columns: Sequence[str]) -> No
 def _tested(trials: pd.DataFrame, scores: pd.DataFrame) -> pd.Series:
   """Median test accuracy by task and model."""
   _check_columns('trials', trials, _TRIALS)
+  model = ['task', 'model']
+  lost = trials[trials.groupby(model).accuracy.transform('count') == 0]
   if 'split' in trials:
     splits = trials.split.unique()
     trials = trials[trials.split == _TEST]
-    if trials.empty:
+    if trials.empty and lost.empty:
       raise ValueError(
         f"trials have no row of the split '{_TEST}', only of: {', '.join(map(str, splits))}"
       )
-  # A run that diverged has none.
-  trials = trials[trials.accuracy.notna()]
-  outside = trials[~trials.accuracy.between(0, 1)]
+  outside = trials[trials.accuracy.notna() & ~trials.accuracy.between(0, 1)]
   if len(outside):
     row = outside.iloc[0]
     raise ValueError(
@@ -227,7 +233,9 @@ def _tested(trials: pd.DataFrame, scores: pd.DataFrame) -> pd.Series:
     raise ValueError(
       f'trials list a run of task {row.task!r}, model {row.model!r} twice (seed {row.seed})'
     )
-  return trials.groupby(['task', 'model']).accuracy.median()
+  # A model may have diverged before there was anything to test.
+  runs = pd.concat([trials, lost]) if len(lost) else trials
+  return runs.assign(accuracy=runs.accuracy.fillna(0.0)).groupby(model).accuracy.median()
 
 
 def _oracles(joined: pd.DataFrame) -> list[pd.DataFrame]:

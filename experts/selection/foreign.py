@@ -16,7 +16,10 @@ Function = Callable[[np.ndarray], Any]
 
 
 def content_hash(path: str) -> str:
-  """Returns the SHA-256 of a file, or of the names and bytes of all files of a folder."""
+  """Returns the SHA-256 of a file, or of the names and bytes of all files of a folder.
+
+  A pool lists it. A run that only asks whether what it reads has changed asks `data.contents.of_path`, which is quicker.
+  """
   if os.path.isfile(path):
     with open(path, 'rb') as file:
       return hashlib.file_digest(file, 'sha256').hexdigest()

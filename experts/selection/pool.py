@@ -23,7 +23,7 @@ CONTROLS = ('random', 'checkpoint', 'control')
 # An expert on as many random images as the node behind this has ([EXP] App. G).
 RANDOM_SLICE = 'random like '
 # The competitor's rows in trials.csv, which is no model of a pool.
-_COMPETITOR = 'dat'
+COMPETITOR = 'dat'
 _LONGEST_NAME = 200
 
 
@@ -248,9 +248,9 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
         )
     if fault := name_fault(member.name):
       raise ValueError(f'pool {path}: the name {member.name!r} {fault}')
-    if member.name == _COMPETITOR:
+    if member.name == COMPETITOR:
       raise ValueError(
-        f'pool {path}: {_COMPETITOR!r} is what the results call domain-adaptive transfer; name the model otherwise'
+        f'pool {path}: {COMPETITOR!r} is what the results call domain-adaptive transfer; name the model otherwise'
       )
     if member.kind not in KINDS:
       raise ValueError(f"{label} has the unknown kind '{member.kind}'; known: {', '.join(KINDS)}")

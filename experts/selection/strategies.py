@@ -46,6 +46,16 @@ NAMES = {
 }
 
 
+def named(text: str) -> tuple[str, ...]:
+  """The strategies of a list, each once; the first of them chooses.
+
+  Example:
+    >>> named('knn, linear, knn')
+    ('knn', 'linear')
+  """
+  return tuple(dict.fromkeys(name.strip() for name in text.split(',')))
+
+
 def check(names: Sequence[str], available: Collection[str]) -> None:
   """Says in one line what a strategy needs and does not have.
 
@@ -92,15 +102,18 @@ def rank(members: Sequence[pool.Member], scores: np.ndarray, ties: str = 'order'
   return _numbered(best_first, len(members))
 
 
-def hybrid(agnostic: np.ndarray, aware: np.ndarray) -> np.ndarray:
+def hybrid(agnostic: np.ndarray, aware: np.ndarray, trainable: np.ndarray) -> np.ndarray:
   """Ranks the task-agnostic choice first and goes on with the task-aware ones ([WHICH]).
 
   Under a budget B that is the top task-agnostic and the top B - 1 task-aware models, all distinct: where the first is
-  among the latter, the task-aware list goes on by one.
+  among the latter, the task-aware list goes on by one. Models that can only be ranked cost no budget: where the
+  task-agnostic list begins with some, all of it is put forward up to the first that can be fine-tuned.
 
   Args:
     agnostic: `[M]`, ranks of a task-agnostic strategy; NaN has none.
     aware: `[M]`, ranks of a task-aware strategy.
+    trainable: bool `[M]`, which models can be fine-tuned. Where the task-agnostic strategy ranks none of them, its first
+      choice alone comes before the task-aware list.
 
   Returns:
     float64 `[M]`, ranks; NaN for models that neither puts forward.
@@ -109,7 +122,7 @@ def hybrid(agnostic: np.ndarray, aware: np.ndarray) -> np.ndarray:
     ValueError: the task-agnostic strategy ranks no model.
 
   Example:
-    >>> hybrid(np.array([2.0, 3.0, 1.0, 4.0]), np.array([1.0, 2.0, 3.0, np.nan]))
+    >>> hybrid(np.array([2.0, 3.0, 1.0, 4.0]), np.array([1.0, 2.0, 3.0, np.nan]), np.full(4, True))
     array([ 2.,  3.,  1., nan])
   """
   agnostic, aware = np.asarray(agnostic, np.float64), np.asarray(aware, np.float64)
@@ -117,9 +130,11 @@ def hybrid(agnostic: np.ndarray, aware: np.ndarray) -> np.ndarray:
     raise ValueError(
       'the task-agnostic strategy ranks no model, so that a hybrid has no first choice'
     )
-  first = int(np.nanargmin(agnostic))
-  others = [i for i in np.argsort(aware, kind='stable') if i != first and not np.isnan(aware[i])]
-  return _numbered([first, *others], len(aware))
+  by_rank = lambda ranks: [i for i in np.argsort(ranks, kind='stable') if not np.isnan(ranks[i])]
+  listed = by_rank(agnostic)
+  end = next((place for place, i in enumerate(listed) if trainable[i]), 0)
+  first = listed[: end + 1]
+  return _numbered([*first, *(i for i in by_rank(aware) if i not in first)], len(aware))
 
 
 def random(members: Sequence[pool.Member], task: str, seed: int) -> np.ndarray:

@@ -134,7 +134,7 @@ class Checkpoints:
   def _steps(self) -> list[int]:
     """As the first process sees them, newest first: a network disk shows a new file late to some."""
     names = os.listdir(self._folder) if hosts.first() and os.path.isdir(self._folder) else []
-    return hosts.gather(sorted((int(name) for name in names if name.isdigit()), reverse=True))[0]
+    return hosts.from_first(sorted((int(name) for name in names if name.isdigit()), reverse=True))
 
   def _open(self) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(

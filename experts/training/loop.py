@@ -218,7 +218,7 @@ def _keeps_end(records, steps, seconds) -> bool:
   if not records.passing or records.checkpoints.there():
     return True
   # Rounds that are short by themselves may be long together, and then each is worth keeping.
-  seconds = hosts.gather(seconds)[0]
+  seconds = hosts.from_first(seconds)
   return records.checkpoint_every.over(records.rounds * steps, records.rounds * seconds)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
+
+from experts import machine
 
 Tree = Any
 
@@ -193,11 +194,11 @@ def _indivisible(batch_size, shards, devices, members) -> ValueError:
 
 
 def memory_limit(device: jax.Device) -> int:
-  """Bytes of memory of a device; of the machine's share where it is a CPU."""
+  """Bytes of memory of a device; where it is a CPU, its share of what there is for this process."""
   stats = device.memory_stats() if device.platform != 'cpu' else None
   if stats and 'bytes_limit' in stats:
     return stats['bytes_limit']
-  return os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') // jax.local_device_count()
+  return machine.memory() // jax.local_device_count()
 
 
 def make(groups: int, shards: int, devices: Sequence[jax.Device] | None = None) -> Mesh:

@@ -36,6 +36,7 @@ from ml_collections import config_flags
 
 from experts import app
 from experts import config as configs
+from experts.reporting import files
 from launch.dry_run import measure, report, topologies
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -78,7 +79,7 @@ def run(config, topology: str, json_path: str | None) -> int:
     rows.append(_row(config, devices, limit, program, started))
   result = report.record(topology, kind, len(devices), rows)
   if json_path:
-    report.write(json_path, result)
+    files.write_json(result, json_path)
   print(report.text(result), end='')
   return 0 if result['fits'] else 1
 

@@ -1,8 +1,6 @@
 """The tables and the JSON file of a dry run."""
 
 import dataclasses
-import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -196,10 +194,3 @@ def verdict(program: Mapping[str, Any], limit: float, unit: str) -> str:
   if program['largest_batch_that_fits']:
     return f'{line}; the largest that fits is {program["largest_batch_that_fits"]}, in steps of {program["batch_step"]}'
   return f'{line}; no smaller batch fits'
-
-
-def write(path: str, result: Mapping[str, Any]) -> None:
-  """Writes the JSON file, whole or not at all."""
-  with open(f'{path}.tmp', 'w') as file:
-    json.dump(result, file, indent=2, ensure_ascii=False)
-  os.replace(f'{path}.tmp', path)

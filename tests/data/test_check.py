@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from experts import entry
 from experts.data import check, sources
 
 
@@ -29,7 +30,11 @@ def _broken(root):
 
 
 def _run(capsys, *arguments):
-  code = check.main([str(each) for each in arguments])
+  code = 0
+  try:
+    check.main([str(each) for each in arguments])
+  except (ValueError, OSError) as error:
+    code = entry.report(error)
   return code, *capsys.readouterr()
 
 

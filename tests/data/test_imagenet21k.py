@@ -487,12 +487,11 @@ def test_two_processes_do_not_write_one_set(tmp_path, edges):
 
 
 FULL = """
-import resource, sys
-from experts.data.imagenet21k import main, app
+import resource, runpy
 # Stands for a full disk: no file may grow beyond this.
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
 if __name__ == '__main__':
-  app.run(main)
+  runpy.run_module('experts.data.imagenet21k', run_name='__main__', alter_sys=True)
 """
 
 

@@ -137,7 +137,3 @@ def test_copies_are_images_of_the_very_same_pixels():
   prints = look.confirm({'all': (data, seen)})['all'].prints
   assert {index for index, number in reads.items() if number > 1} == {0, 1, 2, 4, 5}
   assert look.copies(prints[i] for i in range(6)).tolist() == [0, 1, 0, 2, 3, 1]
-
-
-def test_there_is_memory():
-  assert 2**26 < look.free_memory() < 2**50

@@ -118,6 +118,8 @@ def test_a_folder_is_read(folder, caplog):
   parts = [open_dataset('natural6:aircraft', s, str(folder)) for s in ('train', 'validation')]
   assert [len(part) for part in parts] == [3, 2]
   assert len({data.identify() for data in (whole, *parts)}) == 3
+  assert whole.published
+  assert not open_dataset(f'images:{folder}/natural6/aircraft', 'train').published
   test = open_dataset('natural6:aircraft', 'test', str(folder))
   assert test.labels.tolist() == [1]
 

@@ -7,7 +7,7 @@ import ml_collections
 import numpy as np
 import pytest
 
-from experts.data import check, splits
+from experts.data import check, opening, splits
 
 
 def _spec(folder, **changes):
@@ -27,7 +27,7 @@ def _fill(folder, counts, seed=0):
 
 
 def _open(folder, seed=0, undecodable='raise', **changes):
-  (task,) = check.open_tasks({'t': _spec(folder, **changes)}, '', seed, undecodable)
+  (task,) = opening.open_tasks({'t': _spec(folder, **changes)}, '', seed, undecodable)
   return task
 
 

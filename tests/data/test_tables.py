@@ -249,3 +249,14 @@ def test_accents_are_found_however_the_system_spells_them(tmp_path):
     tmp_path, 'cafe\u0301.png b.png', labels_csv='file,label\ncaf\u00e9.png,x\nb.png,y\n'
   )
   assert _rows(open_dataset(f'images:{root}', 'train')) == [(1, 'y'), (0, 'x')]
+
+
+def test_a_table_whose_columns_are_others_is_named_where_the_folder_is_refused(tmp_path):
+  root = _write(tmp_path / 'data', 'a.png b.png', labels_csv='filename,class\na.png,red\n')
+  with pytest.raises(ValueError, match=r'no class folder.*labels\.csv: is not used: it has no col'):
+    open_dataset(f'images:{root}', 'train')
+
+
+def test_a_path_without_its_scheme_is_met_by_the_scheme(tmp_path):
+  with pytest.raises(ValueError, match=rf'did you mean images:{tmp_path}\?'):
+    open_dataset(str(tmp_path), 'train')

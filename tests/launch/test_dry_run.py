@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 
 from experts.models import resnet
 from experts.phases import programs
+from experts.reporting import files
 from experts.training import mesh as meshes
 from launch.dry_run import hlo, measure, report, topologies
 from launch.dry_run.flops import flops
@@ -292,7 +293,7 @@ def test_report_of_one_that_fits_and_one_that_does_not(tmp_path):
     'large step does not fit: it needs 18.13 GiB a core, 2.65 GiB more than the 15.48 there are, with '
     'upstream.batch_size=4096; the largest that fits is 1472, in steps of 64'
   )
-  report.write(tmp_path / 'report.json', result)
+  files.write_json(result, tmp_path / 'report.json')
   assert json.loads((tmp_path / 'report.json').read_text()) == result
   assert [path.name for path in tmp_path.iterdir()] == ['report.json']
 

@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 
 from configs import natural6, vtab_knn
+from experts.data import splits
 from experts.models import resnet
-from experts.phases import members, tasks, transfer
+from experts.phases import members, sweeps
 from experts.training import optim
 from tests.phases.conftest import _draw
 
@@ -19,10 +20,10 @@ _IMAGES = {'train': (8, 8, 8), 'validation': (4, 4, 4), 'test': (12, 6, 2)}
 
 def test_36_draws_of_the_papers_ranges_that_only_the_seed_decides():
   config = natural6.get_config('pets')
-  points = transfer.sweep_points(config, 0)
+  points = sweeps.points(config, 0)
   assert len(points) == 36
-  assert points == transfer.sweep_points(natural6.get_config('cars'), 0)
-  assert len(set(points + transfer.sweep_points(config, 1))) == 72
+  assert points == sweeps.points(natural6.get_config('cars'), 0)
+  assert len(set(points + sweeps.points(config, 1))) == 72
   rates = np.array([point.learning_rate for point in points])
   decays = np.array([point.weight_decay for point in points])
   for values, low, high in ((rates, 2e-4, 2e-1), (decays, 1e-6, 1e-2)):
@@ -32,11 +33,11 @@ def test_36_draws_of_the_papers_ranges_that_only_the_seed_decides():
   assert {point.duration for point in points} == {f'{n}000 steps' for n in (2, 4, 8, 16, 32)}
   assert {point.mixup for point in points} == {0.0, 0.05, 0.1, 0.2, 0.4}
   config.seed = 1
-  assert not set(points) & set(transfer.sweep_points(config, 0))
+  assert not set(points) & set(sweeps.points(config, 0))
 
 
 def test_vtab_tries_all_four_points():
-  points = transfer.sweep_points(vtab_knn.get_config('dtd'), 3)
+  points = sweeps.points(vtab_knn.get_config('dtd'), 3)
   assert [point[:2] for point in points] == [
     (0.1, '2500 steps'),
     (0.1, '10000 steps'),
@@ -57,7 +58,7 @@ def test_vtab_tries_all_four_points():
 )
 def test_schedules_are_the_papers(config, steps, warmup, drops):
   section = config.transfer
-  text = transfer.warmup(config, steps, 800)
+  text = sweeps.warmup(config, steps, 800)
   population = members.describe(
     section, ['one'], resnet.ResNet(14), len, steps, [members.Setting(0.1, 0, 0)], 1, text
   )
@@ -90,7 +91,7 @@ def test_natural_six_are_cropped_as_in_the_paper():
   }
   assert (config.transfer.crop, config.transfer.flip) == ('random', True)
   assert config.select.images == 1000
-  assert (transfer.numbers(config), transfer.numbers(vtab_knn.get_config())) == ((1, 30), (10, 3))
+  assert (sweeps.numbers(config), sweeps.numbers(vtab_knn.get_config())) == ((1, 30), (10, 3))
 
 
 def test_a_task_is_trained_and_tested_on_the_whole_image_however_upstream_was_cropped():
@@ -108,12 +109,12 @@ def test_a_task_is_trained_and_tested_on_the_whole_image_however_upstream_was_cr
 
 
 def test_trials_read_back_are_those_that_were_written(tmp_path):
-  table = transfer.Trials(str(tmp_path / 'trials.csv'))
+  table = sweeps.Trials(str(tmp_path / 'trials.csv'))
   row = {'task': 't', 'model': 'm', 'selection': 0, 'lr': 0.1, 'steps': 3, 'weight_decay': 1.234e-5}
   row |= {'mixup': 0.05, 'seed': 0, 'split': 'validation', 'accuracy': 1 / 3}
   table.add([row, {**row, 'lr': 2 / 3, 'accuracy': 2 / 3}])
   # Equal accuracies stay equal, whether they were read or have just been measured.
-  again = transfer.Trials(str(tmp_path / 'trials.csv'))
+  again = sweeps.Trials(str(tmp_path / 'trials.csv'))
   assert again.find() == table.find()
   again.add([{**row, 'steps': 5}])
   assert again.find(steps=5)[0]['accuracy'] == again.find(steps=3)[0]['accuracy']
@@ -132,7 +133,7 @@ def pets(tmp_path_factory):
 
 def test_the_official_validation_split_is_kept(pets):
   config = natural6.get_config('pets')
-  task = tasks.load('pets', config.tasks.pets, str(pets), seed=5)
+  task = splits.load('pets', config.tasks.pets, str(pets), seed=5)
   assert task.metric == 'mean_per_class'
   for indices, split in ((task.fit, 'train'), (task.validation, 'validation')):
     assert all(f'pets/{split}/' in task.train.where(i) for i in indices)
@@ -141,7 +142,7 @@ def test_the_official_validation_split_is_kept(pets):
   assert len(task.test_indices) == 20
   # Fewer images than there are: a share of all, by the seed.
   config.tasks.pets.train_images = 20
-  smaller = tasks.load('pets', config.tasks.pets, str(pets), seed=5)
+  smaller = splits.load('pets', config.tasks.pets, str(pets), seed=5)
   assert (len(smaller.fit), len(smaller.validation)) == (16, 4)
 
 

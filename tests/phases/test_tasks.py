@@ -13,6 +13,7 @@ import pandas as pd
 import pytest
 
 from configs import common
+from experts.data import splits
 from experts.data.dataset import UndecodableImage
 from experts.phases import tasks
 
@@ -34,7 +35,7 @@ def _folder(root, counts):
 
 def test_parts_are_disjoint_and_keep_the_classes_in_proportion(tmp_path):
   data = _folder(tmp_path, {'a': 40, 'b': 20})
-  task = tasks.load(
+  task = splits.load(
     't', _spec(test='', train_images=30, validation_images=6, test_images=12), data, 0
   )
   parts = [task.fit, task.validation, task.test_indices]
@@ -54,17 +55,17 @@ def test_a_split_that_is_not_used_is_in_the_notes(tmp_path):
 
 def test_a_fifth_is_held_out_and_a_fifth_of_the_rest_chooses_unless_told(tmp_path):
   data = _folder(tmp_path, {'a': 50, 'b': 50})
-  task = tasks.load('t', _spec(test='', train_images=0, validation_images=0), data, 0)
+  task = splits.load('t', _spec(test='', train_images=0, validation_images=0), data, 0)
   assert [len(p) for p in (task.fit, task.validation, task.test_indices)] == [64, 16, 20]
 
 
 def test_the_seed_decides_the_split(tmp_path):
   data = _folder(tmp_path, {'a': 30, 'b': 30})
-  fit = lambda seed: tasks.load('t', _spec(test='', train_images=0), data, seed).fit.tolist()
+  fit = lambda seed: splits.load('t', _spec(test='', train_images=0), data, seed).fit.tolist()
   with pytest.raises(ValueError, match=r'config\.tasks\.t: 200 of 48 images'):
     fit(0)
   spec = _spec(test='', train_images=0, validation_images=8)
-  first, again, other = (tasks.load('t', spec, data, seed).fit.tolist() for seed in (0, 0, 1))
+  first, again, other = (splits.load('t', spec, data, seed).fit.tolist() for seed in (0, 0, 1))
   assert first == again != other
 
 
@@ -79,7 +80,7 @@ def test_the_seed_decides_the_split(tmp_path):
 def test_data_that_does_not_serve_is_refused(tmp_path, counts, message):
   data = _folder(tmp_path, counts)
   with pytest.raises(ValueError, match=message):
-    tasks.load('t', _spec(test='', test_images=12), data, 0)
+    splits.load('t', _spec(test='', test_images=12), data, 0)
 
 
 def test_every_task_that_is_not_there_is_named(tmp_path):

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experts.models import resnet, weights
-from experts.phases import transfer, upstream
+from experts.phases import sweeps, transfer, upstream
 from experts.selection import pool
 from experts.training import board
 
@@ -60,9 +60,11 @@ def trainer(config_file, model, tmp_path):
         action()
       return task.train.image(index)
 
-    watched = dataclasses.replace(task, train=dataclasses.replace(task.train, read_image=image))
+    # Not those that were looked at before, which need not be read again.
+    seen = dataclasses.replace(task.train, read_image=image, memory=None)
+    watched = dataclasses.replace(task, train=seen)
     one = pool.Member('net', 'baseline', 'none', None, 0, 0, 0, 'model.npz', '')
-    trials = transfer.Trials(str(tmp_path / name / 'trials.csv'))
+    trials = sweeps.Trials(str(tmp_path / name / 'trials.csv'))
     quiet = board.Board(tmp_path / 'tensorboard', enabled=False)
     settings = upstream.settings(config)
     return transfer.Trainer(config, quiet, settings, watched, one, str(model), trials), read

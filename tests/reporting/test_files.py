@@ -52,6 +52,8 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, text, reason):
   assert '\n' not in str(error.value)
 
 
-def test_reporting_and_selection_name_the_same_kinds():
+def test_reporting_and_selection_name_the_same_models():
   assert outcomes.CONTROLS == pool.CONTROLS
   assert outcomes.OPAQUE == pool.OPAQUE
+  assert outcomes.RANDOM_SLICE == pool.RANDOM_SLICE
+  assert outcomes.COMPETITOR == pool.COMPETITOR

@@ -272,7 +272,8 @@ def test_the_page_in_a_browser(written, tmp_path):
   assert not found['wide']
   # A colour for each of the four groups.
   assert len(found['colours']) == 4
-  assert set(found['seen']) == {path.stem for path in written.parent.glob('exp_*.csv')} | {'table'}
+  tables = {path.stem for path in written.parent.glob('exp_*.csv')} | {'table', 'ranking'}
+  assert set(found['seen']) == tables
   for name, columns in found['seen'].items():
     rows = pd.read_csv(written.parent / f'{name}.csv')
     for column in columns:
@@ -295,7 +296,7 @@ def test_a_failing_script_would_be_seen(written, tmp_path):
 def test_an_all_but_empty_page_in_a_browser(tmp_path):
   found = _open(page.write(_tiny(), tmp_path), tmp_path)
   assert found['failures'] == []
-  assert set(found['seen']) == {'table', 'exp_table_4', 'exp_published'}
+  assert set(found['seen']) == {'table', 'ranking', 'exp_table_4', 'exp_published'}
 
 
 def test_every_row_is_in_the_html(written):

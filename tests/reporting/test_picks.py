@@ -87,5 +87,12 @@ def test_picks_hold_the_budget():
   )
   assert chosen(1)['a', 'all'] == 'BiT'
   assert chosen(2)['a', 'all'] == 'bird'
+  lost = trials.assign(accuracy=_NAN)
+  spare = pd.DataFrame([('a', 'B', 'validation', 0.1)], columns=trials.columns)
+  own = _scores().assign(
+    rank=lambda t: t['rank'].mask((t.task == 'a') & (t.kind == 'baseline'), _NAN)
+  )
+  found = picks.picks(own, 'knn', pd.concat([lost, spare]), 2).set_index(['task', 'pool']).chosen
+  assert found['a', 'all'] == 'B'
   # Of a task where nothing was fine-tuned, the first by rank.
   assert chosen(2)['b', 'all'] == 'bird'

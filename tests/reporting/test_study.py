@@ -18,7 +18,7 @@ _MEMBERS = pd.DataFrame(
     ('baseline@100', 'checkpoint', None, 1000, 2048),
     ('baseline@200', 'checkpoint', None, 1000, 2048),
     ('full:bird', 'full', 'bird', 300, 2048),
-    ('full:random like bird', 'full', 'random like bird', 300, 2048),
+    ('full:random like bird', 'control', 'random like bird', 300, 2048),
     ('adapter:bird', 'adapter', 'bird', 300, 2048),
     ('mobile', 'callable', None, 500, 1280),
   ],
@@ -137,6 +137,14 @@ def test_marks_are_regrets_and_their_mean(tmp_path, drawn):
   np.testing.assert_allclose(marks.get_offsets(), [[10, 0], [30, 1], [20, 2]])
   assert [label.get_text() for label in plot.get_yticklabels()] == ['a', 'b', 'mean']
   assert pd.read_csv(tmp_path / 'x.csv').task.tolist() == ['a', 'b']
+
+
+def test_means_of_regrets_are_over_the_tasks_that_all_have(tmp_path, drawn):
+  rows = [('a', 'knn', 1, 0.1), ('b', 'knn', 1, 0.3), ('a', 'linear', 1, 0.5)]
+  assert figures_strategies.relative_regret(_regrets(rows), tmp_path / 'x.png') == ''
+  (plot,) = drawn['x.png'].axes
+  last = [marks.get_offsets()[-1, 0] for marks in plot.collections]
+  assert sorted(last) == pytest.approx([10, 50])
 
 
 @pytest.mark.parametrize('turned', [False, True])

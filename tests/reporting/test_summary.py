@@ -289,16 +289,47 @@ def test_methods_hold_the_budget_and_controls_have_methods_of_their_own():
   assert (two['Full (kNN)'], two['All Models (kNN)']) == ('b', 'b')
   # The third of the full experts' part of the pool is the baseline.
   assert found(3)['Full (kNN)'] == 'B'
+  # What is left where all that the budget pays for diverged, whether it has a rank or not.
+  trials = trials.assign(accuracy=trials.accuracy.mask(trials.model.isin(['a', 'b'])))
+  for rank in (4, _NAN):
+    scores.loc[scores.model == 'B', 'rank'] = rank
+    assert found(2)['All Models (kNN)'] == 'B'
 
 
 @pytest.mark.parametrize('cluster', [False, True])
-def test_runs_that_diverged_do_not_count(cluster):
+def test_runs_that_diverged_count_as_nothing_right(cluster):
   runs = {'t': [0.5, 0.6, _NAN, 0.7], 'u': [_NAN, _NAN], 'v': [0.5, 0.5]}
   table = _summarise(runs, {}, cluster=cluster)
-  assert table.value['t'] == pytest.approx(0.6)
-  assert table.runs['t'] == 3
-  assert np.isnan(table.value['u'])
-  assert table.runs['u'] == 0
-  assert np.isnan(table.value['other tasks'])
-  # Selections of which one has lost a run are no longer of one size.
-  assert np.isnan(table.low['t']) == cluster
+  assert table.value[['t', 'u', 'v']].tolist() == pytest.approx([0.55, 0, 0.5])
+  assert table.value['other tasks'] == pytest.approx(0.35)
+  assert table.runs[['t', 'u', 'other tasks']].tolist() == [4, 2, 8]
+  assert table.diverged[['t', 'u', 'v', 'other tasks']].tolist() == [1, 2, 0, 3]
+  # The resampled runs hold it too.
+  assert table.low['t'] < 0.5
+  assert (table.low['u'], table.high['u']) == (0, 0)
+
+
+def test_random_slices_of_full_and_of_adapter_experts_have_rows_of_their_own():
+  scores = pd.DataFrame(
+    [
+      ('t', 'B', 'baseline', 'knn', 0.6, 1),
+      ('t', 'full:random like a', 'control', 'knn', 0.5, _NAN),
+      ('t', 'full:random like b', 'control', 'knn', 0.7, _NAN),
+      ('t', 'adapter:random like a', 'control', 'knn', 0.4, _NAN),
+      ('u', 'adapter:random like b', 'control', 'knn', 0.9, _NAN),
+      ('t', 'theirs', 'control', 'knn', 0.3, _NAN),
+      ('t', 'full:B@4', 'checkpoint', 'knn', 0.2, _NAN),
+    ],
+    columns=['task', 'model', 'kind', 'strategy', 'score', 'rank'],
+  )
+  members = pd.DataFrame({'model': scores.model}).assign(upstream='u')
+  trials = scores[['task', 'model']].assign(split='validation', accuracy=0.5)
+  table = summary.methods(scores, members, trials)
+  found = table[table.pool == summary.CONTROL]
+  assert [*zip(found.method, found.task, found.model)] == [
+    ('Control: full experts on random slices (kNN)', 't', 'full:random like b'),
+    ('Control: adapters on random slices (kNN)', 'u', 'adapter:random like b'),
+    ('Control: adapters on random slices (kNN)', 't', 'adapter:random like a'),
+    ('Control: random slices (kNN)', 't', 'theirs'),
+    ('Control: checkpoints (kNN)', 't', 'full:B@4'),
+  ]

@@ -114,6 +114,21 @@ def test_nothing_fine_tuned_leaves_dashes():
   ]  # fmt: skip
 
 
+def test_runs_that_diverged_are_counted_and_got_nothing_right():
+  trials = _trials(
+    [('digits', m, seed, 'test', a) for m in ('base', 'full:greek') for seed, a in enumerate((0.8, 0.7))]
+    + [('digits', 'full:greek', 2, 'test', np.nan), ('digits', 'full:greek', 3, 'test', np.nan)]
+    + [('letters', 'base', 0, 'validation', np.nan)]
+  )  # fmt: skip
+  table = tables.report_table(_SCORES, trials).set_index('task')
+  assert table['chosen accuracy']['digits'] == pytest.approx(0.35)
+  assert table['best by hindsight']['digits'] == 'base'
+  assert table.retrains[['digits', 'letters']].tolist() == [
+    '2 to 4, 2 of 6 diverged', '1, 1 of 1 diverged'
+  ]  # fmt: skip
+  assert table['baseline accuracy']['letters'] == 0
+
+
 def test_other_strategies_do_not_mix_in():
   other = _SCORES.assign(strategy='linear', score=1 - _SCORES.score)
   other = other.assign(rank=_ranks(other))
@@ -220,10 +235,23 @@ def _swept(**accuracies) -> pd.DataFrame:
     # What diverged is never chosen, but where all did.
     ({'a': 'full', 'b': 'full'}, {'a': np.nan, 'b': 0.1}, 2, 'b'),
     ({'a': 'full', 'b': 'full'}, {'a': np.nan, 'b': np.nan}, 2, 'a'),
+    # The budget comes first: what it pays for and is sound is chosen, however good the next.
+    ({'a': 'full', 'b': 'full', 'c': 'full'}, {'a': np.nan, 'b': 0.1, 'c': 0.9}, 2, 'b'),
+    # Where all that it pays for diverged, the next by rank that did not, the baseline among them.
+    ({'a': 'full', 'b': 'full', 'c': 'full'}, {'a': np.nan, 'b': 0.1, 'c': 0.9}, 1, 'b'),
+    ({'a': 'full', 'b': 'full', 'B': 'baseline'}, {'a': np.nan, 'B': 0.3}, 1, 'B'),
+    ({'a': 'full', 'x': 'callable', 'B': 'baseline'}, {'a': np.nan, 'B': np.nan}, 1, 'a'),
   ],
 )
 def test_the_choice_under_a_budget(kinds, swept, budget, chosen):
   assert tables.choose(_ranked(*kinds.items()), _swept(**swept), budget).model == chosen
+
+
+def test_where_all_diverged_a_baseline_without_a_rank_is_left_but_no_control():
+  scores = _ranked(('a', 'full'), ('r', 'control'), ('B', 'baseline')).assign(rank=[1, None, None])
+  assert tables.choose(scores, _swept(a=np.nan, r=0.9, B=0.3)).model == 'B'
+  # It costs no budget, and is no rival of what is sound.
+  assert tables.choose(scores, _swept(a=0.1, r=0.9, B=0.3), 2).model == 'a'
 
 
 def test_the_ranking_lists_the_first_the_baseline_and_controls():

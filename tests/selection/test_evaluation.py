@@ -112,7 +112,9 @@ def test_what_was_not_fine_tuned_is_missing_not_zero():
   assert (part.tested == 2).all()
   assert (part.models == 3).all()
   shares = evaluation.by_budget(table)
-  assert _part(shares, strategy='knn').tasks.tolist() == [2, 1, 1]
+  # Of task a the choice of 'big' is not known: no strategy's mean is over it.
+  assert set(shares.tasks) == {1}
+  assert _part(shares, strategy='knn').regret.tolist() == pytest.approx([0.2, 0, 0], abs=1e-12)
 
 
 def test_tasks_without_trials_have_no_rows():
@@ -200,15 +202,46 @@ def test_faults_of_foreign_tables_are_named_in_one_line(scores, trials, message)
   assert '\n' not in str(error.value)
 
 
-def test_runs_that_diverged_are_as_if_they_were_not_there():
+def test_runs_that_diverged_got_nothing_right():
   trials = _trials()
   lost = pd.DataFrame(
-    {'task': 'a', 'model': 'e', 'split': 'test', 'accuracy': [np.nan, np.nan], 'seed': [70, 71]}
+    {'task': 'a', 'model': 'e', 'split': 'test', 'accuracy': np.nan, 'seed': range(70, 72)}
   )
-  pd.testing.assert_frame_equal(_table(pd.concat([trials, lost])), _table(trials))
-  # All runs of a model: it was not fine-tuned.
-  gone = trials.assign(accuracy=trials.accuracy.where(trials.model != 'e'))
-  pd.testing.assert_frame_equal(_table(gone), _table(trials[trials.model != 'e']))
+  # Of .9, 0, 1, 0, 0 the median.
+  part = _part(_table(pd.concat([trials, lost])), task='a', strategy='knn')
+  np.testing.assert_allclose(part.s, [0.8, 0.8, 0.8])
+  assert set(part.best_model) == {'f'}
+
+
+@pytest.mark.parametrize('tested', [True, False])
+def test_a_choice_that_diverged_keeps_its_task_in_the_mean(tested):
+  trials = _trials()
+  trials['accuracy'] = trials.accuracy.mask((trials.task == 'a') & (trials.model == 'f'))
+  if not tested:
+    trials = trials[trials.accuracy.notna() | (trials.split != 'test')]
+  table = _table(trials)
+  part = _part(table, task='a', strategy='knn')
+  assert part.chosen.tolist() == ['f', 'b', 'e']
+  np.testing.assert_allclose(part.s, [0, 0.5, 0.9])
+  np.testing.assert_allclose(part.regret, [0.9, 0.4, 0], atol=1e-12)
+  shares = evaluation.by_budget(table)
+  assert set(shares.tasks) == {2}
+  # Of task b it is .2.
+  assert _part(shares, strategy='knn', budget=1).regret.item() == pytest.approx(0.55)
+
+
+def test_strategies_are_compared_over_the_tasks_that_they_have_in_common():
+  table = pd.DataFrame(
+    [
+      ('a', 'x', 1, 0.5), ('b', 'x', 1, 0.5), ('a', 'y', 1, np.nan), ('b', 'y', 1, 0.6),
+      # Nothing is known of z, nor, under a budget of 2, a task that x and y have in common.
+      ('a', 'z', 1, np.nan), ('a', 'x', 2, 0.5), ('b', 'y', 2, 0.7),
+    ],
+    columns=['task', 'strategy', 'budget', 's'],
+  ).assign(regret=lambda t: 0.9 - t.s, relative_regret=0.0, log_odds_regret=0.0)  # fmt: skip
+  found = evaluation.by_budget(table)
+  assert found[['strategy', 'budget', 'tasks']].values.tolist() == [['x', 1, 1], ['y', 1, 1]]
+  np.testing.assert_allclose(found.regret, [0.4, 0.3])
 
 
 def test_controls_are_never_ranked_nor_the_best_whatever_the_file_says():

@@ -62,15 +62,33 @@ def test_scores_of_another_pool_are_refused():
   ],
 )
 def test_hybrid_by_hand(agnostic, aware, expected):
-  ranks = strategies.hybrid(_ranks(agnostic), _ranks(aware))
+  ranks = strategies.hybrid(_ranks(agnostic), _ranks(aware), np.full(len(aware), True))
   np.testing.assert_array_equal(ranks, _ranks(expected))
+
+
+@pytest.mark.parametrize(
+  ('trainable', 'expected'),
+  [
+    # Both lists begin with model 3, which cannot be fine-tuned: the task-agnostic pick among those that can is 1.
+    ([True, True, True, False], [3, 2, 4, 1]),
+    # Two that cannot; the first of them that can is 2.
+    ([True, False, True, False], [4, 2, 3, 1]),
+    ([True, True, True, True], [2, 4, 3, 1]),
+    # Nothing can be fine-tuned: the first choice, then the task-aware list.
+    ([False, False, False, False], [2, 4, 3, 1]),
+  ],
+)
+def test_hybrid_keeps_its_agnostic_pick_where_the_first_can_only_be_ranked(trainable, expected):
+  agnostic, aware = np.array([4.0, 2, 3, 1]), np.array([2.0, 4, 3, 1])
+  ranks = strategies.hybrid(agnostic, aware, np.array(trainable))
+  np.testing.assert_array_equal(ranks, expected)
 
 
 @hypothesis.given(st.integers(1, 7), st.data())
 def test_hybrid_is_the_union_that_the_paper_defines(number, data):
   agnostic = np.array(data.draw(st.permutations(range(1, number + 1))), float)
   aware = np.array(data.draw(st.permutations(range(1, number + 1))), float)
-  ranks = strategies.hybrid(agnostic, aware)
+  ranks = strategies.hybrid(agnostic, aware, np.full(number, True))
   assert sorted(ranks) == list(range(1, number + 1))
   first = int(agnostic.argmin())
   for budget in range(1, number + 1):
@@ -82,7 +100,7 @@ def test_hybrid_is_the_union_that_the_paper_defines(number, data):
 
 def test_hybrid_needs_an_agnostic_choice():
   with pytest.raises(ValueError, match='ranks no model'):
-    strategies.hybrid(_ranks([None, None]), _ranks([1, 2]))
+    strategies.hybrid(_ranks([None, None]), _ranks([1, 2]), np.full(2, True))
 
 
 def test_random_differs_by_task_and_seed_and_is_uniform():
