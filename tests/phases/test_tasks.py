@@ -47,7 +47,7 @@ def test_parts_are_disjoint_and_keep_the_classes_in_proportion(tmp_path):
 
 def test_a_split_that_is_not_used_is_in_the_notes(tmp_path):
   data = _folder(tmp_path, {f'{split}/{name}': 5 for split in ('train', 'dusk') for name in 'ab'})
-  task = tasks.load('t', _spec(test='', train_images=0, validation_images=0), data, 0)
+  task = splits.load('t', _spec(test='', train_images=0, validation_images=0), data, 0)
   assert tasks.describe(task, 'images:task')['notes'] == (
     'splits that are not used: dusk (10); --config.tasks.t.test=dusk takes one'
   )
