@@ -207,7 +207,7 @@ def test_names_that_are_no_utf_8_are_escaped(model, folder, expected, tmp_path):
   shutil.copy(folder / '0.png', os.fsencode(images) + b'/caf\xe9.png')
   shutil.copy(folder / '0.png', images / 'a, "b"\nc.png')
   rows = _run(_config(model, images), tmp_path / 'out')
-  assert [row[0] for row in rows] == ['a, "b"\nc.png', 'caf\\xe9.png']
+  assert [row[0] for row in rows] == ['a, "b"\\nc.png', 'caf\\xe9.png']
   assert rows[0][1:] == rows[1][1:] == expected[[r[0] for r in expected].index('0.png')][1:]
 
 
