@@ -169,6 +169,7 @@ def train(
       images = len(population) * placed['label'].shape[1]
       shown = None
       if line.now(done, heard.log) or done == steps:
+        state = pop.mark_spoilt(state, mesh)
         shown = _log(parts, state, done, said, {**progress.rates(), **times.percentiles()})
         state = pop.restart_sums(state, mesh)
       # A run that keeps no metric lines is one of many: its last line says enough.
@@ -180,6 +181,7 @@ def train(
         if hosts.first():
           records.snapshot(done, tree)
       if checkpoints and (heard.stop or save.now(done, heard.save)):
+        state = pop.mark_spoilt(state, mesh)
         said.check(state)
         checkpoints.save(done, state)
       if heard.stop:

@@ -55,8 +55,8 @@ class State:
     sums: {metric: float32 [P]}, added up since the last log line, and under `STEPS` how many steps that are. Kept here
       and not on the host so that a run resumed between two log lines prints the same second line. Not a number from
       where a member has diverged.
-    bad_step: int32 [P], the step, counted from 1 as in the metric lines, at which a member diverged: its loss, or a
-      parameter after it, is not finite; or -1. From then on its parameters and momenta stay as they are.
+    bad_step: int32 [P], the step, counted from 1 as in the metric lines, at which a member diverged: its loss, or by
+      `mark_spoilt` a parameter after it, is not finite; or -1. From then on its parameters and momenta stay as they are.
   """
 
   step: jax.Array
@@ -134,6 +134,26 @@ def abstract_state(population: Population, mesh: jax.sharding.Mesh, trained: Tre
 def restart_sums(state: State, mesh: jax.sharding.Mesh) -> State:
   """The state after a log line."""
   return dataclasses.replace(state, sums=meshes.place(_zeros(state.sums), mesh, MEMBER))
+
+
+def mark_spoilt(state: State, mesh: jax.sharding.Mesh) -> State:
+  """The state in which members have diverged at this step whose parameters are not finite.
+
+  A finite loss may be followed by an update that is too large. The next step's loss would tell; to look at all
+  parameters in each step takes a seventh of its time where a device has few images.
+  """
+  return dataclasses.replace(
+    state, bad_step=_jit_mark(mesh)(state.trained, state.bad_step, state.step)
+  )
+
+
+@functools.cache
+def _jit_mark(mesh):
+  def mark(trained, bad_step, step):
+    finite = [jnp.isfinite(x).reshape(x.shape[0], -1).all(1) for x in jax.tree.leaves(trained)]
+    return jnp.where((bad_step < 0) & ~jnp.stack(finite).all(0), step, bad_step)
+
+  return jax.jit(mark, out_shardings=jax.sharding.NamedSharding(mesh, MEMBER))
 
 
 def means(sums: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -316,12 +336,11 @@ def _step(
     updates, momenta = transform.update(grads, optimizer, trained)
     updated = optax.apply_updates(trained, updates), momenta
     going = (bad_step < 0) & jnp.isfinite(loss)
-    # The loss is there before the update: to leave it out costs nothing. Whether the update is finite is known after it.
+    # The loss is there before the update: to leave it out costs nothing.
     trained, optimizer = jax.tree.map(
       lambda new, old: jnp.where(going, new, old), updated, (trained, optimizer)
     )
-    bad = (bad_step < 0) & ~(going & _finite(trained))
-    bad_step = jnp.where(bad, state.step + 1, bad_step)
+    bad_step = jnp.where((bad_step < 0) & ~going, state.step + 1, bad_step)
     metrics = {'loss': loss, 'learning_rate': rate * factor, STEPS: 1.0, **metrics}
     metrics = {name: jnp.where(going, value, jnp.nan) for name, value in metrics.items()}
     return (trained, optimizer, bad_step), metrics
@@ -341,10 +360,6 @@ def _step(
     bad_step=bad_step,
   )
   return new, metrics['loss'], heard
-
-
-def _finite(tree):
-  return jnp.stack([jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(tree)]).all()
 
 
 def _at_once(members: int, most: int) -> int:

@@ -130,7 +130,8 @@ def test_a_parameter_that_is_not_finite_counts_at_its_own_step(toy):
   state = population.create_state(pop, mesh, population.repeat(toy.smooth_params(0), 1))
   state, loss, _ = population.make_step(pop, mesh)(state, {}, toy.put(mesh, next(toy.stream([0]))))
   assert np.isfinite(loss).all()
-  assert state.bad_step.tolist() == [1]
+  assert state.bad_step.tolist() == [-1]
+  assert population.mark_spoilt(state, mesh).bad_step.tolist() == [1]
 
 
 def _train_adapters(toy, members, rates, at_once, steps=STEPS, resnet_of=None):
