@@ -95,11 +95,14 @@ def ranked(
   tables = []
   for task in names_of_tasks:
     ranks = {}
-    # A hybrid's ranks are made of those of others.
+    # A hybrid's ranks are made of those of others; its scores are kNN's.
     for name in sorted(ordered, key=lambda name: name == 'hybrid'):
       nothing = {'score': float('nan')}
-      part = [by_key.get((task, name, member.name), nothing) for member in candidates]
+      own = 'knn' if name == 'hybrid' else name
+      part = [by_key.get((task, own, member.name), nothing) for member in candidates]
       ranks[name] = _ranks(name, part, candidates, ranks)
+      if np.isnan(ranks[name]).all():
+        part = [nothing] * len(candidates)
       frame = pd.DataFrame(part, columns=[c for c in COLUMNS if c not in ('p_value', 'rank')])
       tables.append(
         frame.assign(

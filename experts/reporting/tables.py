@@ -110,16 +110,12 @@ def ranking(scores: pd.DataFrame, strategy: str, top: int, controls: int = 0) ->
 
   Returns:
     task, rank (missing for a control), model, kind, the score under the strategy's name, and where known its interval
-    under the name with 'low' and 'high' behind. A hybrid's scores are those of kNN.
+    under the name with 'low' and 'high' behind.
   """
   title = _TITLES.get(strategy, strategy)
   rows = scores[scores.strategy == strategy].reindex(
     columns=['task', 'rank', 'model', 'kind', 'score', 'low', 'high']
   )
-  if strategy == 'hybrid':
-    known = scores[scores.strategy == 'knn'].set_index(['task', 'model'])
-    known = known[[name for name in ('score', 'low', 'high') if name in known]]
-    rows = rows.drop(columns=list(known)).join(known, on=['task', 'model'])
   parts = []
   for _, part in rows.groupby('task', sort=False):
     part = part.sort_values('rank', kind='stable')

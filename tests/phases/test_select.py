@@ -77,6 +77,9 @@ def test_every_strategy_in_one_run(made, select, tmp_path):
   first = of('hybrid')['rank'].idxmin()
   by_knn = [m for m in of('knn')['rank'].dropna().sort_values().index if m != first]
   assert of('hybrid')['rank'].dropna().sort_values().index.tolist() == [first, *by_knn]
+  pd.testing.assert_series_equal(
+    of('hybrid').score.sort_index(), of('knn').score.sort_index(), check_names=False
+  )
   trials = pd.read_csv(made / 'trials.csv')
   tested = trials[(trials.split == 'test') & (trials.task == 'stripes')]
   medians = tested.groupby('model').accuracy.median()
