@@ -139,7 +139,6 @@ def _classify(config, described, params, images, start, rows) -> Iterator[tuple[
   """Writes the rows batch by batch; yields how many are done, and the images of the last batch."""
   network, classes = described['network'], described['classes']
   transform = members.eval_transform(network['size'], network['resize'])
-  program = _program(network)
   batch = config.run.evaluation_batch
   for first in range(start, len(images), batch):
     where = range(first, min(first + batch, len(images)))
@@ -150,7 +149,7 @@ def _classify(config, described, params, images, start, rows) -> Iterator[tuple[
       except UndecodableImage as error:
         logging.warning('%s', error)
         unread[index] = True
-    scores = iter(_probabilities(program, params, np.array(pixels), batch) if pixels else [])
+    scores = iter(probabilities(network, params, np.array(pixels), batch) if pixels else [])
     rows.add([_row(images.where(i), None if i in unread else next(scores), classes) for i in where])
     yield where[-1] + 1, len(where)
 
@@ -159,20 +158,7 @@ def probabilities(
   network: Mapping[str, Any], params: dict, pixels: np.ndarray, batch_size: int
 ) -> np.ndarray:
   """Softmax [N, C] of a fine-tuned network for uint8 images [N, S, S, 3], on this process's first device."""
-  return _probabilities(_program(network), params, pixels, batch_size)
-
-
-def _program(network: Mapping[str, Any]) -> Callable:
-  return _compiled(json.dumps(dict(network), sort_keys=True))
-
-
-@functools.cache
-def _compiled(network: str) -> Callable:
-  predict = members.predict(members.make_model(json.loads(network)))
-  return jax.jit(lambda params, images: jax.nn.softmax(predict(params, images)))
-
-
-def _probabilities(program, params, pixels, batch_size) -> np.ndarray:
+  program = _compiled(json.dumps(dict(network), sort_keys=True))
   parts = []
   for start in range(0, len(pixels), batch_size):
     part = pixels[start : start + batch_size]
@@ -180,6 +166,12 @@ def _probabilities(program, params, pixels, batch_size) -> np.ndarray:
     filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
     parts.append(np.asarray(program(params, filled))[: len(part)])
   return np.concatenate(parts)
+
+
+@functools.cache
+def _compiled(network: str) -> Callable:
+  predict = members.predict(members.make_model(json.loads(network)))
+  return jax.jit(lambda params, images: jax.nn.softmax(predict(params, images)))
 
 
 class _Rows:

@@ -82,14 +82,11 @@ def leave_one_out(
 
 def undefined(number: int, k: int, held_out: bool = False) -> str:
   """Why so many samples, or samples to fit of a hold-out, do not suffice for k neighbours; empty if they do."""
-  if held_out:
-    enough = number >= k
-    return (
-      '' if enough else f'hold-out with k = {k} needs at least {k} samples to fit, not {number}'
-    )
-  enough = number > k
+  name, what, needed = (
+    ('hold-out', 'samples to fit', k) if held_out else ('leave-one-out', 'samples', k + 1)
+  )
   return (
-    '' if enough else f'leave-one-out with k = {k} needs at least {k + 1} samples, not {number}'
+    '' if number >= needed else f'{name} with k = {k} needs at least {needed} {what}, not {number}'
   )
 
 
