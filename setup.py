@@ -64,6 +64,7 @@ setuptools.setup(
       'pillow-heif>=1.0,<2',
       'pydantic>=2.10,<3',
       'pytest>=8,<10',
+      'pytest-timeout>=2.3,<3',
       'ruff>=0.12,<0.18',
     ],
     'tpu': ['jax[tpu]'],

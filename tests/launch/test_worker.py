@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
@@ -111,9 +112,16 @@ class _Host:
       shutil.copy(_ROOT / 'launch' / name, code / 'launch')
     (self.home / 'venv/bin').mkdir(parents=True)
     (self.home / 'venv/bin/python').symlink_to(sys.executable)
-    # Reading from it waits for the job to be there.
     os.mkfifo(self.home / 'ready')
-    self.environment = {**os.environ, 'HOME': str(folder), 'TMPDIR': str(folder)}
+    # Open for writing too: waiting for a job that never comes is select's, which has a limit.
+    self._ready = os.open(self.home / 'ready', os.O_RDWR)
+    # `install` puts the package beside the programs that need it; here it is the checkout's.
+    self.environment = {
+      **os.environ,
+      'HOME': str(folder),
+      'TMPDIR': str(folder),
+      'PYTHONPATH': str(_ROOT),
+    }
     self.code = code
 
   def __call__(self, *args: str) -> subprocess.CompletedProcess[str]:
@@ -125,6 +133,15 @@ class _Host:
       check=False,
     )
 
+  def wait_for_job(self) -> None:
+    there, _, _ = select.select([self._ready], [], [], 120)
+    log = self.home / 'log'
+    assert there, f'the job did not start: {log.read_text() if log.exists() else "no log"}'
+    assert os.read(self._ready, 100) == b'ready\n'
+
+  def close(self) -> None:
+    os.close(self._ready)
+
   def pid(self) -> int:
     return int((self.home.parent / 'experts.pid').read_text())
 
@@ -133,6 +150,7 @@ class _Host:
 def host(tmp_path):
   made = _Host(tmp_path)
   yield made
+  made.close()
   if (tmp_path / 'experts.pid').exists():
     with contextlib.suppress(ProcessLookupError):
       os.killpg(made.pid(), signal.SIGKILL)
@@ -156,7 +174,7 @@ def test_host_lets_a_job_save_and_tells_it_from_a_finished_one(host):
   _phase(host.home / 'w', 'upstream', False)
   args = [f'--workdir={host.home}/w', "--config.note=it's 30 epochs"]
   assert host('start', *args).returncode == 0
-  assert (host.home / 'ready').read_text() == 'ready\n'
+  host.wait_for_job()
   first = host.pid()
   assert host('running', *args).returncode == 0
   assert host('running', args[0]).returncode == 11
@@ -176,7 +194,7 @@ def test_a_machine_that_vanishes_is_an_interruption(host):
   # Of a job before.
   (host.home / 'exit').write_text('0\n')
   host('start', '--workdir=w')
-  assert (host.home / 'ready').read_text() == 'ready\n'
+  host.wait_for_job()
   os.killpg(host.pid(), signal.SIGKILL)
   assert host('follow').returncode == worker.INTERRUPTED
 
@@ -184,7 +202,7 @@ def test_a_machine_that_vanishes_is_an_interruption(host):
 def test_install_ends_the_old_job_and_brings_python_packages_and_bucket(host):
   _main(host.code, _WAITING)
   host('start', '--workdir=w')
-  assert (host.home / 'ready').read_text() == 'ready\n'
+  host.wait_for_job()
   old = host.pid()
   # The machine's programs: each writes how it was called. curl brings one more.
   programs = host.home.parent / 'programs'
