@@ -28,8 +28,8 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from benchmarks import litert, real_pool_config
 from experts.data import hierarchy, sources, splits, wordnet
-from experts.phases import candidates, tasks
 from experts.reporting import files, statistics
+from experts.runs import candidates, tasks
 from experts.selection import cache, embed, evaluation, foreign, knn, pool
 
 _SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the models and the images.')

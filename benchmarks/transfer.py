@@ -24,9 +24,10 @@ import tabulate
 from absl import app, flags
 
 from configs import quickstart, vtab_knn
+from experts import programs
 from experts.data import batches
 from experts.models import resnet
-from experts.phases import members, programs, transfer
+from experts.runs import description, fine_tuning, objectives, views
 from experts.training import mesh as meshes
 from experts.training import optim, population
 from launch.dry_run import measure, topologies
@@ -51,8 +52,8 @@ class _FineTune:
   def __init__(self):
     config = quickstart.get_config()
     self._config, self.section = config, config.transfer
-    self._task = transfer.open_task(config, 'digits')
-    self._model = members.make_model(config.model)
+    self._task = fine_tuning.open_task(config, 'digits')
+    self._model = resnet.from_settings(config.model)
     classes = self._task.train.num_classes
     self._params = jax.device_get(resnet.init(self._model, jax.random.key(0), classes))
     self.trials = list(itertools.product(self.section.learning_rates, range(_SEEDS)))
@@ -61,13 +62,13 @@ class _FineTune:
     """Trains some trials at the same time; returns the seconds that the first call of the step took."""
     section, size = self.section, self._config.image.size
     trained = population.repeat(self._params, len(trials))
-    need = members.need(self._model, size, trained, {})
+    need = description.need(self._model, size, trained, {})
     limit = meshes.memory_limit(jax.local_devices()[0])
     layout = meshes.plan_whole(len(trials), section.batch_size, jax.device_count(), need, limit)
     mesh = meshes.make(layout.groups, layout.shards)
     described = population.Population(
       names=[f'lr{rate:g}-seed{seed}' for rate, seed in trials],
-      objective=members.single_label(self._model),
+      objective=objectives.single_label(self._model),
       learning_rate=[optim.scaled(rate, section.batch_size) for rate, _ in trials],
       weight_decay=[0.0] * len(trials),
       schedule=optim.staircase(_FIRST_RUN, 0, tuple(section.decay_at)),
@@ -79,7 +80,7 @@ class _FineTune:
     state, first, last = population.create_state(described, mesh, trained), None, None
     source = batches.train_batches(
       [batches.Member(self._task.train, self._task.fit, seed=seed) for _, seed in trials],
-      members.train_transform(self._config.image, section),
+      views.train_transform(self._config.image, section),
       section.batch_size,
       start_step=0,
       num_steps=steps,

@@ -18,7 +18,7 @@ from absl import flags, logging
 
 from experts import config as configs
 from experts import entry, lock, memory
-from experts.records import Records, differences
+from experts.runs.records import Records, differences
 from experts.training import hosts
 from experts.training import mesh as meshes
 from experts.training.board import Board
@@ -188,7 +188,7 @@ def _run_phase(config, workdir, phase, board, records):
 def _needs(config, phase) -> memory.Needs:
   """The fields that the memory of a phase grows with, those of training first."""
   # All phases, which most runs need not load.
-  from experts.phases import programs
+  from experts import programs
 
   alone = config.copy_and_resolve_references()
   alone.phases = (phase,)

@@ -1,5 +1,6 @@
 """ResNet-v2 with group normalisation and weight standardisation, as in BiT."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
@@ -166,6 +167,19 @@ class ResNet(nn.Module):
       x = Block(width, self.groups, stride, units, name=f'block{block}')(x)
     x = nn.relu(GroupNorm(self.groups, name='norm')(x))
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+
+def from_settings(settings: Mapping[str, Any], platform: str | None = None) -> ResNet:
+  """The backbone that `config.model`, or a pool's 'model', describes; for this machine or the named platform."""
+  dtype = settings['dtype']
+  if dtype == 'auto':
+    dtype = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
+  return ResNet(
+    depth=settings['depth'],
+    width=settings['width'],
+    root=settings['root'],
+    dtype=jnp.dtype(dtype),
+  )
 
 
 def init(model: ResNet, rng: jax.Array, num_classes: int) -> Params:

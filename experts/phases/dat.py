@@ -10,20 +10,33 @@ from absl import logging
 from experts.data import batches, splits
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import candidates, members, rounds, sweeps, tasks, transfer, upstream
+from experts.runs import (
+  candidates,
+  costs,
+  fine_tuning,
+  objectives,
+  own_pool,
+  rounds,
+  sweeps,
+  tasks,
+  upstream_data,
+  views,
+)
+from experts.runs.description import Config
+from experts.runs.streams import Stream, seed_of
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
 
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves weights/dat.TASK.npz, the trials of each as model 'dat' in trials.csv, and its price in costs.csv."""
   path = candidates.pool_path(config, workdir)
   settings, folder = pool.read_model(path), os.path.dirname(path)
   own = _baseline(path)
-  config = transfer.with_size_of(own, settings, config)
-  model = members.make_model(settings)
-  train, _, hierarchy = upstream.open_data(config)
+  config = fine_tuning.with_size_of(own, settings, config)
+  model = resnet.from_settings(settings)
+  train, _, hierarchy = upstream_data.open_data(config)
   loaded = tasks.load_all(config, tasks.sides_of(config, [own], settings, selects=True))
   baseline = networks.load_member(own, folder)
   if len(baseline['head']['bias']) != len(hierarchy.nodes):
@@ -36,11 +49,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   began = time.monotonic()
   resumed = os.path.exists(f'{workdir}/dat/metrics.csv')
   streams = [
-    members.Stream(
+    Stream(
       task.name,
       train,
       np.arange(len(train)),
-      members.seed_of(config, 'dat', task.name),
+      seed_of(config, 'dat', task.name),
       batches.weighted(train.labels, _weights(config, model, baseline, task, train)),
     )
     for task in loaded
@@ -57,7 +70,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     model,
     population.repeat(baseline, len(streams)),
     {},
-    members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
+    objectives.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
     f'{workdir}/dat',
     keep=keep,
@@ -68,7 +81,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   seconds = np.nan if resumed else (time.monotonic() - began) / len(loaded)
   if hosts.first():
     images = {task.name: steps * section.batch_size + len(task.all) for task in loaded}
-    members.write_costs(
+    costs.write(
       workdir,
       'dat',
       [{'task': name, 'images': number, 'seconds': seconds} for name, number in images.items()],
@@ -79,7 +92,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       logging.warning('dat: its network for %s diverged; there is nothing to transfer', stream.name)
       continue
     logging.info('dat: transfer to %s', stream.name)
-    described = upstream.member(
+    described = own_pool.describe(
       workdir,
       model,
       pool.COMPETITOR,
@@ -89,9 +102,9 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
       train,
       stream.indices,
     )
-    sized = transfer.with_size_of(own, settings, config, stream.name)
-    task = transfer.open_task(sized, stream.name)
-    trainer = transfer.Trainer(sized, board, settings, task, described, workdir, table)
+    sized = fine_tuning.with_size_of(own, settings, config, stream.name)
+    task = fine_tuning.open_task(sized, stream.name)
+    trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
     trainer.retrain(trainer.sweep(), '')
     tasks.let_go(config, stream.name)
 
@@ -108,11 +121,11 @@ def _baseline(path: str) -> pool.Member:
 
 
 def _weights(
-  config: members.Config, model: resnet.ResNet, baseline: dict, task: splits.Task, train: Dataset
+  config: Config, model: resnet.ResNet, baseline: dict, task: splits.Task, train: Dataset
 ) -> np.ndarray:
   """P_target(y) / P_upstream(y) of every class: the mean of the baseline's predictions over the class's share."""
-  transform = members.eval_transform(config.image.size, config.image.resize)
-  predict = jax.jit(members.predict(model, train.num_classes))
+  transform = views.eval_transform(config.image.size, config.image.resize)
+  predict = jax.jit(objectives.predict(model, train.num_classes))
   batch = min(config.run.evaluation_batch, len(task.all))
   total = np.zeros(train.num_classes)
   for part in batches.eval_batches(

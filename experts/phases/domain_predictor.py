@@ -7,26 +7,28 @@ from absl import logging
 
 from experts.data import batches, slices
 from experts.models import resnet, weights
-from experts.phases import experts, members, rounds, upstream
 from experts.reporting import files
+from experts.runs import evaluators, objectives, own_pool, rounds, upstream_data
+from experts.runs.description import Config
+from experts.runs.streams import Stream, seed_of
 from experts.training import optim, population
 from experts.training.board import Board
 
 
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves weights/domain_predictor.npz, and domain_predictor.json, which says what its outputs stand for.
 
   Softmax over the experts' slices. An image of several slices appears once for each, and every slice is seen equally
   often. Starts from the baseline.
   """
-  train, test, hierarchy = upstream.open_data(config)
-  chosen = experts.choose(config, train, hierarchy)
+  train, test, hierarchy = upstream_data.open_data(config)
+  chosen = upstream_data.choose(config, train, hierarchy)
   by_slice = slices.by_slice(train, chosen)
   tested = slices.by_slice(
     test, {node: slices.indices(test.labels, hierarchy, node) for node in chosen}
   )
-  model = members.make_model(config.model)
-  _, path = experts.open_pool(config, workdir, [])
+  model = resnet.from_settings(config.model)
+  _, path = own_pool.open_for_experts(config, workdir, [])
   baseline = weights.load(f'{workdir}/{path}')
   start = {'backbone': baseline['backbone'], 'head': resnet.init_head(model, len(chosen))}
   section = config.domain_predictor
@@ -36,7 +38,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   )
 
   def evaluate(mesh, _, trained):
-    count = members.evaluator(config, mesh, members.predict(model), {})
+    count = evaluators.evaluator(config, mesh, objectives.predict(model), {})
     return {'test_accuracy': count(trained, tested, np.arange(len(tested))).accuracy()}
 
   def keep(_, trained):
@@ -52,18 +54,18 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     'domain_predictor',
     section,
     [
-      members.Stream(
+      Stream(
         'domain_predictor',
         by_slice,
         np.arange(len(by_slice)),
-        members.seed_of(config, 'domain_predictor'),
+        seed_of(config, 'domain_predictor'),
         batches.balanced(by_slice.labels),
       )
     ],
     model,
     population.stack([start]),
     {},
-    members.single_label(model),
+    objectives.single_label(model),
     steps,
     f'{workdir}/domain_predictor',
     evaluate=evaluate,

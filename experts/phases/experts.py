@@ -10,27 +10,33 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import slices
 from experts.data.dataset import Dataset
 from experts.data.hierarchy import Hierarchy
 from experts.models import resnet, weights
-from experts.phases import members, rounds, upstream
 from experts.reporting import files, tables
+from experts.runs import (
+  description,
+  evaluators,
+  objectives,
+  own_pool,
+  rounds,
+  upstream_data,
+)
+from experts.runs.description import Config
+from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
 from experts.training import evaluate, hosts, optim, population
 from experts.training import mesh as meshes
 from experts.training.board import Board
 
-KINDS = ('full', 'adapter')
 
-
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves weights/<kind>.<node>.npz for every expert, adds them to pool.json, and slices.csv with what they learned.
 
   The baseline is the workdir's, or that of the pool in `config.pool`, whose models the new pool then lists where they are.
   """
-  train, test, hierarchy = upstream.open_data(config)
-  chosen = choose(config, train, hierarchy)
+  train, test, hierarchy = upstream_data.open_data(config)
+  chosen = upstream_data.choose(config, train, hierarchy)
   if config.experts.controls:
     chosen |= {
       f'{pool.RANDOM_SLICE}{node}': _random_slice(config, node, len(train), len(index))
@@ -39,10 +45,10 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   logging.info(
     'experts on %s', ', '.join(f'{node} ({len(index)} images)' for node, index in chosen.items())
   )
-  known, path = open_pool(
+  known, path = own_pool.open_for_experts(
     config, workdir, [f'{k}:{n}' for k in config.experts.kinds for n in chosen]
   )
-  model = members.make_model(config.model)
+  model = resnet.from_settings(config.model)
   baseline = weights.load(f'{workdir}/{path}')
   os.makedirs(f'{workdir}/weights', exist_ok=True)
   trainer = _Trainer(config, workdir, board, model, baseline, path, train, test, hierarchy, chosen)
@@ -52,7 +58,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     known += kept
   if not hosts.first():
     return
-  pool.write(f'{workdir}/pool.json', known, upstream.settings(config))
+  pool.write(f'{workdir}/pool.json', known, own_pool.settings(config))
   learned = _learned(workdir, diverged, chosen)
   files.write(learned, f'{workdir}/slices.csv')
   board.text('experts', 0, {'slices': tables.to_markdown(learned)})
@@ -65,61 +71,11 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     )  # fmt: skip
 
 
-def choose(config: members.Config, train: Dataset, hierarchy: Hierarchy) -> dict[str, np.ndarray]:
-  """The slices of the config's experts: node -> indices into the training set."""
-  return slices.largest(
-    train.labels,
-    hierarchy,
-    config.experts.count,
-    least=config.experts.min_images,
-    most_share=config.experts.max_share,
-    merge=config.experts.merge_equal,
-    nodes=config.experts.nodes,
-  )
-
-
-def open_pool(
-  config: members.Config, workdir: str, names: list[str]
-) -> tuple[list[pool.Member], str]:
-  """The models that the experts join, and the baseline's weights file; paths relative to the workdir.
-
-  Raises:
-    ValueError: the pool's network is not the config's, it has no baseline, or already an expert of such a name.
-  """
-  if not config.pool:
-    # A run that was cut short, or that goes on, makes these experts again.
-    known = [m for m in pool.read(f'{workdir}/pool.json') if m.kind not in KINDS]
-    return known, 'weights/baseline.npz'
-  source = os.path.abspath(os.path.expanduser(config.pool))
-  if (theirs := pool.read_model(source)) != upstream.settings(config):
-    raise ValueError(
-      f'pool {source} has networks of {theirs}, the config one of {upstream.settings(config)}: set config.model and '
-      'config.image to the former'
-    )
-  folder = os.path.relpath(os.path.dirname(source), workdir)
-
-  def here(path):
-    return path and os.path.normpath(os.path.join(folder, path))
-
-  known = [
-    dataclasses.replace(member, weights=here(member.weights), backbone=here(member.backbone))
-    for member in pool.read(source)
-  ]
-  if twice := sorted({member.name for member in known} & set(names)):
-    raise ValueError(f'pool {source} already has {", ".join(twice)}: name other nodes')
-  baselines = [member.weights for member in known if member.kind == 'baseline']
-  if len(baselines) != 1:
-    raise ValueError(
-      f'pool {source} has {len(baselines)} baselines; experts need one to start from'
-    )
-  return known, baselines[0]
-
-
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Trainer:
   """Trains the experts of one kind at a time."""
 
-  config: members.Config
+  config: Config
   workdir: str
   board: Board
   model: resnet.ResNet
@@ -136,13 +92,13 @@ class _Trainer:
     # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
     steps = optim.steps(section.duration, section.batch_size, len(self.train_set))
     streams = [
-      members.Stream(node, self.train_set, index, members.seed_of(config, 'expert', node))
+      Stream(node, self.train_set, index, seed_of(config, 'expert', node))
       for node, index in self.chosen.items()
     ]
     if kind == 'full':
       trained, frozen = population.repeat(self.baseline, len(streams)), {}
     else:
-      keys = [jax.random.key(members.seed_of(config, 'adapter', node)) for node in self.chosen]
+      keys = [jax.random.key(seed_of(config, 'adapter', node)) for node in self.chosen]
       fresh = [jax.device_get(resnet.init_adapter(self.model, key)) for key in keys]
       trained, frozen = {'adapter': population.stack(fresh)}, self.baseline
     kept = []
@@ -153,20 +109,20 @@ class _Trainer:
       self.model,
       trained,
       frozen,
-      members.multi_label(self.model, self.hierarchy.table, self.hierarchy.num_leaves),
+      objectives.multi_label(self.model, self.hierarchy.table, self.hierarchy.num_leaves),
       steps,
       f'{self.workdir}/experts/{kind}',
-      members_at_once=1 if kind == 'full' else members.adapters_at_once(),
+      members_at_once=1 if kind == 'full' else description.adapters_at_once(),
       evaluate=lambda mesh, streams, trained: self._evaluate(mesh, streams, trained, frozen),
       keep=lambda number, trained: kept.append(self._keep(kind, streams[number], trained)),
     )
     steps_of = zip(self.chosen, rounds.train(config, self.board, run), strict=True)
     return kept, {node: int(step) for node, step in steps_of if step >= 0}
 
-  def _keep(self, kind: str, stream: members.Stream, trained: dict) -> pool.Member:
+  def _keep(self, kind: str, stream: Stream, trained: dict) -> pool.Member:
     path = f'weights/{kind}.{_file_name(stream.name)}.npz'
     weights.save(f'{self.workdir}/{path}', trained)
-    return upstream.member(
+    return own_pool.describe(
       self.workdir,
       self.model,
       f'{kind}:{stream.name}',
@@ -182,9 +138,9 @@ class _Trainer:
 
   def _evaluate(self, mesh, streams, trained, frozen) -> dict[str, np.ndarray]:
     """Accuracies among all classes: of all test images, and of those of each expert's slice; there the baseline's too."""
-    predict = members.predict(self.model, self.hierarchy.num_leaves)
+    predict = objectives.predict(self.model, self.hierarchy.num_leaves)
     everything = np.arange(len(self.test_set))
-    count = members.evaluator(self.config, mesh, predict, frozen)
+    count = evaluators.evaluator(self.config, mesh, predict, frozen)
     counts = count(trained, self.test_set, everything)
     of_slice, of_baseline = [], []
     for number, stream in enumerate(streams):
@@ -202,8 +158,8 @@ class _Trainer:
     """What the baseline gets right of the test images."""
     mesh = meshes.make(1, jax.device_count())
     trained = meshes.place(population.stack([self.baseline]), mesh, meshes.MEMBER)
-    predict = members.predict(self.model, self.hierarchy.num_leaves)
-    count = members.evaluator(self.config, mesh, predict, {})
+    predict = objectives.predict(self.model, self.hierarchy.num_leaves)
+    count = evaluators.evaluator(self.config, mesh, predict, {})
     return count(trained, self.test_set, np.arange(len(self.test_set)))
 
   def _classes(self, node: str) -> np.ndarray:
@@ -251,7 +207,7 @@ def _learned(
 
 
 def _random_slice(config, node, images, size) -> np.ndarray:
-  rng = np.random.default_rng(members.seed_of(config, 'control', node))
+  rng = np.random.default_rng(seed_of(config, 'control', node))
   return np.sort(rng.choice(images, size, replace=False))
 
 

@@ -1,20 +1,19 @@
 """Classifies images with a fine-tuned network that a transfer left."""
 
 import csv
-import functools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import jax
 import numpy as np
 from absl import logging
 
 from experts.data import image_files
 from experts.data.dataset import Dataset, UndecodableImage
-from experts.models import weights
-from experts.phases import members
+from experts.models import resnet, weights
+from experts.runs import evaluators, views
+from experts.runs.description import Config
 from experts.training import hosts
 from experts.training.board import Board
 from experts.training.progress import Progress
@@ -26,7 +25,7 @@ _MODEL = 'what a transfer left: runs/mine/transfer/mine'
 _UNFINISHED = 'predictions-unfinished.csv'
 
 
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves predictions.csv: file, class, probability, and the next classes; an image that cannot be read has none.
 
   A run that is interrupted leaves its rows in predictions-unfinished.csv, and goes on behind them.
@@ -93,7 +92,7 @@ def _read_description(file: str, path: str) -> dict[str, Any]:
     raise ValueError(f'{file} is damaged ({error}): take the model of another run') from error
   try:
     classes, network = described['classes'], described['network']
-    members.make_model(network)
+    resnet.from_settings(network)
     whole = isinstance(described.get('ranges') or {}, dict) and all(
       isinstance(network[name], int) and network[name] > 0 for name in ('size', 'resize')
     )
@@ -116,7 +115,7 @@ def _check_pair(described: Mapping[str, Any], params: dict, file: str, path: str
   # A model that was made before this was kept is known by its shapes alone.
   if described.get('hash', '') not in ('', weights.content_hash(params)):
     raise ValueError(f'{file} is of other weights than {path}: {advice}')
-  wanted = members.make_model(described['network'])
+  wanted = resnet.from_settings(described['network'])
   try:
     found = weights.infer(params)
   except ValueError as error:
@@ -138,7 +137,7 @@ def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:
 def _classify(config, described, params, images, start, rows) -> Iterator[tuple[int, int]]:
   """Writes the rows batch by batch; yields how many are done, and the images of the last batch."""
   network, classes = described['network'], described['classes']
-  transform = members.eval_transform(network['size'], network['resize'])
+  transform = views.eval_transform(network['size'], network['resize'])
   batch = config.run.evaluation_batch
   for first in range(start, len(images), batch):
     where = range(first, min(first + batch, len(images)))
@@ -149,29 +148,11 @@ def _classify(config, described, params, images, start, rows) -> Iterator[tuple[
       except UndecodableImage as error:
         logging.warning('%s', error)
         unread[index] = True
-    scores = iter(probabilities(network, params, np.array(pixels), batch) if pixels else [])
+    scores = iter(
+      evaluators.probabilities(network, params, np.array(pixels), batch) if pixels else []
+    )
     rows.add([_row(images.where(i), None if i in unread else next(scores), classes) for i in where])
     yield where[-1] + 1, len(where)
-
-
-def probabilities(
-  network: Mapping[str, Any], params: dict, pixels: np.ndarray, batch_size: int
-) -> np.ndarray:
-  """Softmax [N, C] of a fine-tuned network for uint8 images [N, S, S, 3], on this process's first device."""
-  program = _compiled(json.dumps(dict(network), sort_keys=True))
-  parts = []
-  for start in range(0, len(pixels), batch_size):
-    part = pixels[start : start + batch_size]
-    # One shape, one program.
-    filled = np.pad(part, ((0, batch_size - len(part)), (0, 0), (0, 0), (0, 0)))
-    parts.append(np.asarray(program(params, filled))[: len(part)])
-  return np.concatenate(parts)
-
-
-@functools.cache
-def _compiled(network: str) -> Callable:
-  predict = members.predict(members.make_model(json.loads(network)))
-  return jax.jit(lambda params, images: jax.nn.softmax(predict(params, images)))
 
 
 class _Rows:

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 import pandas as pd
 
 from experts.data import vtab
-from experts.phases import candidates, members
-from experts.phases.tasks import group
 from experts.reporting import (
   contents,
   files,
@@ -20,12 +18,15 @@ from experts.reporting import (
   summary,
   tables,
 )
+from experts.runs import candidates
+from experts.runs.description import Config
+from experts.runs.tasks import group
 from experts.selection import evaluation, pool, strategies
 from experts.training import hosts
 from experts.training.board import Board
 
 
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves report/index.html, which needs no other file, the same as Markdown and CSVs, and prints the overview.
 
   Of the workdir's results, or of those in the folder `config.results`, which may come from elsewhere.
@@ -45,7 +46,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   print(f'\nreport: {path}\ncurves: tensorboard --logdir {workdir}/tensorboard')
 
 
-def read(config: members.Config, source: str, workdir: str) -> contents.Results:
+def read(config: Config, source: str, workdir: str) -> contents.Results:
   """Reads scores.csv and what else there is of trials.csv, tasks.csv, costs.csv, slices.csv and the pool.
 
   Raises:
@@ -86,9 +87,7 @@ def read(config: members.Config, source: str, workdir: str) -> contents.Results:
   )
 
 
-def _models(
-  config: members.Config, source: str, workdir: str, scores: pd.DataFrame
-) -> pd.DataFrame:
+def _models(config: Config, source: str, workdir: str, scores: pd.DataFrame) -> pd.DataFrame:
   """What is known of the models: the pool's entries, or, of results from elsewhere, their names and kinds."""
   path = candidates.pool_path(config, source)
   if os.path.exists(path):
@@ -100,9 +99,7 @@ def _models(
   return named.assign(upstream='', **unknown).reset_index(drop=True)
 
 
-def _groups(
-  config: members.Config, scores: pd.DataFrame, tasks: pd.DataFrame | None
-) -> Mapping[str, str]:
+def _groups(config: Config, scores: pd.DataFrame, tasks: pd.DataFrame | None) -> Mapping[str, str]:
   """Task -> group; a task of any name may have the data of a published one."""
   groups = {name: task.group for name, task in vtab.TASKS.items()}
   groups |= dict.fromkeys(set(scores.task) - set(groups), summary.OTHER)

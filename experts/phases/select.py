@@ -10,9 +10,10 @@ import pandas as pd
 from absl import logging
 
 from experts.data import splits
-from experts.phases import members, ranking, rules, scoring, tasks
-from experts.phases.candidates import Candidates, Shown, images_of, open_cache, show
 from experts.reporting import files, picks, tables
+from experts.runs import costs, ranking, rules, scoring, tasks
+from experts.runs.candidates import Candidates, Shown, images_of, open_cache, show
+from experts.runs.description import Config
 from experts.selection import embed, halving, knn, strategies
 from experts.training import hosts
 from experts.training.board import Board
@@ -22,7 +23,7 @@ from experts.training.progress import Progress
 _SHOWN = 5
 
 
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves scores.csv, a row for each task, strategy and model, and picks.csv with the first choices; prints the best.
 
   Models are shared out over processes and devices, each of which embeds all images with its own: only the models that a
@@ -65,7 +66,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
 
 def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) -> None:
   files.write(scores, f'{workdir}/scores.csv')
-  members.write_costs(
+  costs.write(
     workdir,
     'selection',
     [{'task': name, 'images': images[name], 'seconds': seconds[name]} for name in images],

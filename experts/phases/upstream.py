@@ -7,21 +7,30 @@ import numpy as np
 from absl import logging
 
 from experts.data import hierarchy as hierarchies
-from experts.data import slices, sources
+from experts.data import slices
 from experts.data.dataset import Dataset
 from experts.models import resnet, weights
-from experts.phases import candidates, members, rounds
 from experts.reporting import files
+from experts.runs import (
+  candidates,
+  evaluators,
+  objectives,
+  own_pool,
+  rounds,
+  upstream_data,
+)
+from experts.runs.description import Config
+from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
 from experts.training import optim, population
 from experts.training.board import Board
 
 
-def run(config: members.Config, workdir: str, board: Board) -> None:
+def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves weights/baseline.npz with the names of its labels, asked-for checkpoints, an untrained control, and pool.json."""
-  train, test, hierarchy = open_data(config)
-  model = members.make_model(config.model)
-  key = jax.random.key(members.seed_of(config, 'init'))
+  train, test, hierarchy = upstream_data.open_data(config)
+  model = resnet.from_settings(config.model)
+  key = jax.random.key(seed_of(config, 'init'))
   params = jax.device_get(resnet.init(model, key, len(hierarchy.nodes)))
   params['head']['bias'] = _prior(train, hierarchy)
   start = _initial(config.upstream.init_from, params) if config.upstream.init_from else params
@@ -35,7 +44,7 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
   everything = np.arange(len(train))
 
   def evaluate(mesh, _, trained):
-    count = members.evaluator(config, mesh, members.predict(model, hierarchy.num_leaves), {})
+    count = evaluators.evaluator(config, mesh, objectives.predict(model, hierarchy.num_leaves), {})
     return {'test_accuracy': count(trained, test, np.arange(len(test))).accuracy()}
 
   def snapshot(step, trained):
@@ -55,23 +64,23 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     pool.write(
       f'{workdir}/pool.json',
       [
-        member(
+        own_pool.describe(
           workdir, model, name, kind, f'weights/{name}.npz', section.data, train,
           everything[:0] if kind == 'random' else everything,
         )
         for name, kind in kinds.items()
       ],
-      settings(config),
+      own_pool.settings(config),
     )  # fmt: skip
 
   run = rounds.Run(
     'upstream',
     section,
-    [members.Stream('baseline', train, everything, members.seed_of(config, 'upstream'))],
+    [Stream('baseline', train, everything, seed_of(config, 'upstream'))],
     model,
     population.stack([start]),
     {},
-    members.multi_label(model, hierarchy.table, hierarchy.num_leaves),
+    objectives.multi_label(model, hierarchy.table, hierarchy.num_leaves),
     steps,
     f'{workdir}/upstream',
     evaluate=evaluate,
@@ -80,57 +89,6 @@ def run(config: members.Config, workdir: str, board: Board) -> None:
     snapshot_every=section.keep_every,
   )
   rounds.train(config, board, run)
-
-
-def settings(config: members.Config) -> dict[str, object]:
-  """What the pool says of all its networks."""
-  return {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
-
-
-def open_data(config: members.Config) -> tuple[Dataset, Dataset, hierarchies.Hierarchy]:
-  """Opens the upstream training and test sets and the is-a hierarchy of their labels."""
-  train = sources.open_dataset(config.upstream.data, config.upstream.train, config.data_dir)
-  test = sources.open_dataset(config.upstream.data, config.upstream.test, config.data_dir)
-  return train, test, hierarchies.from_edges(train.edges, train.class_names)
-
-
-def member(
-  workdir: str,
-  model: resnet.ResNet,
-  name: str,
-  kind: str,
-  path: str,
-  upstream: str,
-  train: Dataset,
-  indices: np.ndarray,
-  node: str | None = None,
-  backbone: str | None = None,
-  trained_from: str | None = None,
-) -> pool.Member:
-  """Describes a network whose weights lie in `path`, relative to the workdir, trained on these images."""
-  number = np.bincount(train.labels[indices], minlength=train.num_classes)
-  params = weights.load(f'{workdir}/{path}')
-  trees = (
-    {'backbone': {}, **params}
-    if not backbone
-    else {**weights.load(f'{workdir}/{backbone}'), **params}
-  )
-  counted = {k: v for k, v in trees.items() if k != 'head'}
-  return pool.Member(
-    name=name,
-    kind=kind,
-    upstream=upstream,
-    slice=node,
-    images=len(indices),
-    parameters=sum(leaf.size for leaf in jax.tree.leaves(counted)),
-    dimension=model.embedding_dim,
-    weights=path,
-    backbone=backbone,
-    trained_from=trained_from,
-    definition=train.definitions.get(node),
-    labels={train.class_names[label]: int(number[label]) for label in np.flatnonzero(number)},
-    hash=weights.content_hash(params),
-  )
 
 
 def _prior(train: Dataset, hierarchy: hierarchies.Hierarchy) -> np.ndarray:

@@ -67,7 +67,7 @@ def run(config, topology: str, json_path: str | None) -> int:
     raise FileNotFoundError(
       "the TPU compiler is not installed (no module 'libtpu'); install it with: pip install -e '.[tpu]'"
     ) from error
-  from experts.phases import programs
+  from experts import programs
 
   devices = topologies.devices(topology)
   limit = int(kind.memory_gib * 2**30)
@@ -99,7 +99,7 @@ def _row(config, devices, limit, program, started):
 
 def _needed(config, devices, limit, program, started, batch):
   """GiB a device of the same program with another batch."""
-  from experts.phases import programs
+  from experts import programs
 
   _say(f'{program.name}: does not fit; tries {program.batch_field}={batch}', started)
   changed = config.copy_and_resolve_references()

@@ -15,7 +15,7 @@ class Row:
   """One program and what it needs.
 
   Attributes:
-    program: an `experts.phases.programs.Program`.
+    program: an `experts.programs.Program`.
     batch: the value of its batch field.
     costs: None where it does not fit.
     needed_gib: on a device.

@@ -15,8 +15,8 @@ import pytest
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experts import programs
 from experts.models import resnet
-from experts.phases import programs
 from experts.reporting import files
 from experts.training import mesh as meshes
 from launch.dry_run import hlo, measure, report, topologies

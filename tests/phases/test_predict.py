@@ -20,7 +20,7 @@ import pytest
 from configs import predict as predict_config
 from experts import entry
 from experts.models import resnet, weights
-from experts.phases import members, predict
+from experts.phases import predict
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -87,7 +87,7 @@ def model(tmp_path_factory) -> pathlib.Path:
   """A network that nobody trained, as a transfer leaves one."""
   folder = tmp_path_factory.mktemp('model')
   network = {'depth': 14, 'width': 0.03125, 'root': 'small', 'dtype': 'float32'}
-  params = resnet.init(members.make_model(network), jax.random.key(0), len(_CLASSES))
+  params = resnet.init(resnet.from_settings(network), jax.random.key(0), len(_CLASSES))
   # Its head is zero as it begins.
   kernel = np.random.default_rng(0).normal(size=params['head']['kernel'].shape)
   params['head']['kernel'] = kernel.astype(np.float32)
@@ -303,7 +303,7 @@ def _change_description(change):
 def _save_other(classes=3, **network):
   def apply(folder):
     own = {'depth': 14, 'width': 0.03125, 'root': 'small', 'dtype': 'float32', **network}
-    params = resnet.init(members.make_model(own), jax.random.key(1), classes)
+    params = resnet.init(resnet.from_settings(own), jax.random.key(1), classes)
     weights.save(str(folder / 'model.npz'), params)
 
   return apply

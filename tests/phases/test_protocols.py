@@ -10,7 +10,7 @@ import pytest
 from configs import natural6, vtab_knn
 from experts.data import splits
 from experts.models import resnet
-from experts.phases import members, sweeps
+from experts.runs import description, sweeps, views
 from experts.training import optim
 from tests.phases.conftest import _draw
 
@@ -59,8 +59,8 @@ def test_vtab_tries_all_four_points():
 def test_schedules_are_the_papers(config, steps, warmup, drops):
   section = config.transfer
   text = sweeps.warmup(config, steps, 800)
-  population = members.describe(
-    section, ['one'], resnet.ResNet(14), len, steps, [members.Setting(0.1, 0, 0)], 1, text
+  population = description.describe(
+    section, ['one'], resnet.ResNet(14), len, steps, [description.Setting(0.1, 0, 0)], 1, text
   )
   factor = lambda step: float(population.schedule(np.int32(step)))
   assert factor(0) == 0
@@ -98,14 +98,14 @@ def test_a_task_is_trained_and_tested_on_the_whole_image_however_upstream_was_cr
   image = np.random.default_rng(0).integers(0, 256, (30, 50, 3), np.uint8)
   config = vtab_knn.get_config('dtd')
   config.image.update(size=16, resize=20)
-  trained = members.train_transform(config.image, config.transfer)(image)
+  trained = views.train_transform(config.image, config.transfer)(image)
   np.testing.assert_array_equal(trained, cv2.resize(image, (16, 16)))
-  np.testing.assert_array_equal(trained, members.task_transform(16)(image))
-  assert not np.array_equal(trained, members.eval_transform(16, 20)(image))
+  np.testing.assert_array_equal(trained, views.task_transform(16)(image))
+  assert not np.array_equal(trained, views.eval_transform(16, 20)(image))
   # Chance crops in training, of natural six, but not where they are tested.
   section = natural6.get_config('pets').transfer
-  assert members.train_transform(config.image, section).random
-  np.testing.assert_array_equal(members.task_transform(16)(image), trained)
+  assert views.train_transform(config.image, section).random
+  np.testing.assert_array_equal(views.task_transform(16)(image), trained)
 
 
 def test_trials_read_back_are_those_that_were_written(tmp_path):

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 
 from experts.models import weights
-from experts.selection import commands, pool, strategies
+from experts.selection import pool, strategies
+from experts.selection.pool import joining
 
 EVERY = [name for name in strategies.NAMES if name not in ('logme',)]
 
@@ -154,7 +155,7 @@ def test_foreign_models_are_ranked_beside_our_own(made, select, tmp_path, monkey
   # Of one of the two tasks only.
   np.savez(folder / 'table.npz', stripes=rng.normal(size=(40, 7)))
   path = str(folder / 'pool.json')
-  commands.add(path, 'by hand', 'callable', 'own_models:stripes', None, 3, size=16, hash='1')
+  joining.add(path, 'by hand', 'callable', 'own_models:stripes', None, 3, size=16, hash='1')
   done, scores = select(path, 'knn', workdir=tmp_path / 'one')
   assert done.returncode == 0, done.stderr[-3000:]
   by_hand = scores[(scores.model == 'by hand') & (scores.task == 'stripes')].iloc[0]
@@ -165,7 +166,7 @@ def test_foreign_models_are_ranked_beside_our_own(made, select, tmp_path, monkey
   )
   assert done.returncode == 1
   assert 'the strategy leep can score no model of the pool on task' in done.stderr
-  commands.add(path, 'table', 'embeddings', str(folder / 'table.npz'), None, 7)
+  joining.add(path, 'table', 'embeddings', str(folder / 'table.npz'), None, 7)
   done, _ = select(path, 'knn', workdir=tmp_path / 'three')
   assert done.returncode == 1
   assert "has no embeddings of the task 'held-out'" in done.stderr

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experts.selection import commands, embed, foreign, pool
+from experts.selection import embed, foreign, pool
+from experts.selection.pool import joining
 
 
 def test_a_saved_model_sees_images_from_0_to_1(tmp_path):
@@ -34,7 +35,7 @@ def test_a_saved_model_sees_images_from_0_to_1(tmp_path):
   pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), np.uint8)
   task = embed.Images('a', 10, lambda size, resize: pixels)
   for name in ('called', 'served'):
-    commands.add(tmp_path / 'pool.json', name, 'saved_model', tmp_path / name, size=16)
+    joining.add(tmp_path / 'pool.json', name, 'saved_model', tmp_path / name, size=16)
   members = pool.read(tmp_path / 'pool.json')
   assert [(m.parameters, m.dimension, m.weights) for m in members] == [
     (6, 2, 'called'),

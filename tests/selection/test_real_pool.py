@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experts.data import batches, sources
-from experts.phases import members
+from experts.runs import views
 from experts.selection import cache, embed, knn, pool
 
 pytest.importorskip('ai_edge_litert', reason='needs ai-edge-litert, which runs TFLite models')
@@ -33,7 +33,7 @@ def folder(tmp_path):
 def _photographs(size: int, number: int = 20) -> tuple[np.ndarray, np.ndarray]:
   flowers = sources.open_dataset(f'images:{_SHARED}/data/flowers5/flowers5-sub.tar.gz', 'train')
   indices = np.linspace(0, len(flowers) - 1, number).astype(int)
-  held = batches.in_memory(flowers, indices, members.eval_transform(size, 0))
+  held = batches.in_memory(flowers, indices, views.eval_transform(size, 0))
   return np.stack([held.image(i) for i in range(number)]), flowers.labels[indices]
 
 

@@ -15,8 +15,9 @@ from jax.sharding import PartitionSpec as P
 
 from experts.data import natural6, splits, vtab
 from experts.models import resnet
-from experts.phases import experts, members, sweeps, upstream
-from experts.phases.candidates import pool_path
+from experts.runs import description, evaluators, objectives, sweeps, upstream_data
+from experts.runs.candidates import pool_path
+from experts.runs.description import Config
 from experts.selection import knn, networks, pool
 from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
@@ -66,7 +67,7 @@ class _Upstream:
   table: np.ndarray
 
 
-def programs(config: members.Config, devices: Sequence[jax.Device], limit: int) -> list[Program]:
+def programs(config: Config, devices: Sequence[jax.Device], limit: int) -> list[Program]:
   """The programs that the config's phases would run on these devices, in their order.
 
   Args:
@@ -95,19 +96,19 @@ def programs(config: members.Config, devices: Sequence[jax.Device], limit: int) 
 
 def _of_upstream(config, devices, limit) -> Iterator[Program]:
   data = _upstream(config)
-  model = members.make_model(config.model, devices[0].platform)
+  model = resnet.from_settings(config.model, devices[0].platform)
   section = config.upstream
   steps = optim.steps(section.duration, section.batch_size, data.images)
   yield from _training(
     config, devices, limit, 'upstream', 'upstream', section, 'upstream', model, 1,
-    _network(model, data.nodes), {}, members.multi_label(model, data.table, data.classes), steps,
-    members.predict(model, data.classes), data.test_images,
+    _network(model, data.nodes), {}, objectives.multi_label(model, data.table, data.classes), steps,
+    objectives.predict(model, data.classes), data.test_images,
   )  # fmt: skip
 
 
 def _of_experts(config, devices, limit) -> Iterator[Program]:
   data = _upstream(config)
-  model = members.make_model(config.model, devices[0].platform)
+  model = resnet.from_settings(config.model, devices[0].platform)
   number = _number_of_experts(config)
   network = _network(model, data.nodes)
   adapter = {'adapter': jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))}
@@ -116,23 +117,23 @@ def _of_experts(config, devices, limit) -> Iterator[Program]:
     trained, frozen = (network, {}) if kind == 'full' else (adapter, network)
     yield from _training(
       config, devices, limit, 'experts', f'experts/{kind}', section, f'experts.{kind}', model,
-      number, trained, frozen, members.multi_label(model, data.table, data.classes),
+      number, trained, frozen, objectives.multi_label(model, data.table, data.classes),
       optim.steps(section.duration, section.batch_size, data.images),
-      members.predict(model, data.classes), data.test_images,
-      at_once=1 if kind == 'full' else members.adapters_at_once(devices[0].platform),
+      objectives.predict(model, data.classes), data.test_images,
+      at_once=1 if kind == 'full' else description.adapters_at_once(devices[0].platform),
     )  # fmt: skip
 
 
 def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
   data = _upstream(config)
-  model = members.make_model(config.model, devices[0].platform)
+  model = resnet.from_settings(config.model, devices[0].platform)
   section = config.domain_predictor
   # A random slice is nothing to predict.
   slices = _number_of_experts(config) // (2 if config.experts.controls else 1)
   yield from _training(
     config, devices, limit, 'domain_predictor', 'domain_predictor', section, 'domain_predictor',
-    model, 1, _network(model, slices), {}, members.single_label(model),
-    optim.steps(section.duration, section.batch_size, data.images), members.predict(model), data.test_images,
+    model, 1, _network(model, slices), {}, objectives.single_label(model),
+    optim.steps(section.duration, section.batch_size, data.images), objectives.predict(model), data.test_images,
   )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
   config = config.copy_and_resolve_references()
   size = max([settings['size'], *(spec.size for spec in config.tasks.values())])
   config.image.update(size=size, resize=max(size, settings['resize']))
-  model = members.make_model(settings, devices[0].platform)
+  model = resnet.from_settings(settings, devices[0].platform)
   section = config.transfer
   sizes = _tasks(config)
   candidates = len(_pool(config)[1]) if section.models == 'all' else 2
@@ -161,33 +162,33 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
     max(optim.steps(text, section.batch_size, train(size)) for text in section.durations)
     for size in sizes.values()
   )
-  setting = members.Setting(1.0, 0.0, max(section.mixups))
+  setting = description.Setting(1.0, 0.0, max(section.mixups))
   for name, number, steps, images in (
     *(('sweep', number, steps, 0) for number, steps in steps_of.items()),
     ('retrain', selections * retrains, longest, sum(size.test_images for size in sizes.values())),
   ):
     yield from _training(
       config, devices, limit, 'transfer', f'transfer {name}', section, 'transfer', model, number,
-      network, {}, members.single_label(model), steps * candidates, members.predict(model), images * candidates,
+      network, {}, objectives.single_label(model), steps * candidates, objectives.predict(model), images * candidates,
       settings=[setting] * number, warmup=section.warmups[0],
     )  # fmt: skip
 
 
 def _of_dat(config, devices, limit) -> Iterator[Program]:
   data = _upstream(config)
-  model = members.make_model(config.model, devices[0].platform)
+  model = resnet.from_settings(config.model, devices[0].platform)
   section = config.dat
   yield from _training(
     config, devices, limit, 'dat', 'dat', section, 'dat', model, len(config.tasks),
-    _network(model, data.nodes), {}, members.multi_label(model, data.table, data.classes),
-    optim.steps(section.duration, section.batch_size, data.images), members.predict(model, data.classes), 0,
+    _network(model, data.nodes), {}, objectives.multi_label(model, data.table, data.classes),
+    optim.steps(section.duration, section.batch_size, data.images), objectives.predict(model, data.classes), 0,
   )  # fmt: skip
 
 
 def _of_select(config, devices, limit) -> Iterator[Program]:
   del limit  # One batch of one model: far below it.
   settings, candidates = _pool(config)
-  model = members.make_model(settings, devices[0].platform)
+  model = resnet.from_settings(settings, devices[0].platform)
   local = [d for d in devices if d.process_index == devices[0].process_index]
   hosts = len(devices) // len(local)
   size, backbone = settings['size'], _network(model, 1)['backbone']
@@ -203,7 +204,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     seen[key] = seen.get(key, 0) + 1
   for (bank, number, groups), times in seen.items():
     mesh = meshes.make(groups, len(local) // groups, local)
-    batch = members.evaluation_batch(config, mesh)
+    batch = evaluators.evaluation_batch(config, mesh)
     stacked = _stacked(adapter if bank else backbone, number)
     params = {'backbone': backbone, 'bank': stacked} if bank else {'backbone': stacked}
     places = networks.placement(bank)
@@ -249,13 +250,13 @@ def _training(
 ) -> Iterator[Program]:  # fmt: skip
   """The step and the evaluation of each kind of round."""
   size, batch = config.image.size, section.batch_size
-  need = members.need(model, size, _stacked(one, number), frozen)
-  settings = settings or [members.setting(section)] * number
+  need = description.need(model, size, _stacked(one, number), frozen)
+  settings = settings or [description.setting(section)] * number
   rounds = meshes.plan(number, batch, len(devices), need, limit, at_once, config.run.loop)
   for layout, times in _alike(rounds):
     mesh = meshes.make(layout.groups, layout.shards, devices)
     names = [str(i) for i in range(layout.members)]
-    described = members.describe(
+    described = description.describe(
       section,
       names,
       model,
@@ -288,7 +289,7 @@ def _training(
     )
   if not test_images:
     return
-  many = members.evaluation_batch(config, mesh)
+  many = evaluators.evaluation_batch(config, mesh)
   image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
   classes = jax.eval_shape(predict, {**frozen, **one}, image).shape[-1]
   yield Program(
@@ -336,7 +337,7 @@ def _upstream(config) -> _Upstream:
   if size.nodes:
     table = np.zeros((size.classes, _ANCESTORS), np.int32)
     return _Upstream(size.images, size.test_images, size.classes, size.nodes, table)
-  train, test, hierarchy = upstream.open_data(config)
+  train, test, hierarchy = upstream_data.open_data(config)
   return _Upstream(
     len(train), len(test), hierarchy.num_leaves, len(hierarchy.nodes), hierarchy.table
   )
@@ -388,8 +389,8 @@ def _pool(config) -> tuple[Mapping[str, Any], list[pool.Member]]:
 def _number_of_experts(config) -> int:
   slices = len(config.experts.nodes) or config.experts.count
   if not slices:
-    train, _, hierarchy = upstream.open_data(config)
-    slices = len(experts.choose(config, train, hierarchy))
+    train, _, hierarchy = upstream_data.open_data(config)
+    slices = len(upstream_data.choose(config, train, hierarchy))
   return slices * (2 if config.experts.controls else 1)
 
 

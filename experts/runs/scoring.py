@@ -9,8 +9,8 @@ import numpy as np
 import threadpoolctl
 
 from experts.data import splits
-from experts.phases import members
 from experts.reporting import statistics
+from experts.runs.description import Config
 from experts.selection import embed, evidence, knn, linear, pool, proxies, strategies
 
 Row = dict[str, Any]
@@ -27,7 +27,7 @@ def of_embeddings(names: Sequence[str]) -> list[str]:
 
 
 def score(
-  config: members.Config,
+  config: Config,
   names: Sequence[str],
   task: splits.Task,
   embedded: embed.Embedded,
@@ -76,7 +76,7 @@ def why(task: splits.Task, error: Exception) -> str:
   return f'task {task.name!r}: {error}'
 
 
-def undefined(config: members.Config, name: str, task: splits.Task, member: pool.Member) -> str:
+def undefined(config: Config, name: str, task: splits.Task, member: pool.Member) -> str:
   """Why a strategy surely has no score of a model on a task, known before any embedding; empty if it may have one."""
   if name == 'knn':
     return knn.undefined(len(task.all), config.select.k)
@@ -118,18 +118,18 @@ class _Shared:
     return self._evidence[index]
 
 
-def by_knn(config: members.Config, embeddings: np.ndarray, labels: np.ndarray) -> list[Row]:
+def by_knn(config: Config, embeddings: np.ndarray, labels: np.ndarray) -> list[Row]:
   """Leave-one-out rows of E models without their names; embeddings [E, N, D]."""
   return _rows(
     knn.leave_one_out(embeddings, labels, k=config.select.k, metric=config.select.metric)
   )
 
 
-def _knn(config: members.Config, shared: _Shared) -> list[Row]:
+def _knn(config: Config, shared: _Shared) -> list[Row]:
   return by_knn(config, shared.embeddings, shared.labels)
 
 
-def _knn_holdout(config: members.Config, shared: _Shared) -> list[Row]:
+def _knn_holdout(config: Config, shared: _Shared) -> list[Row]:
   if reason := _nothing_held_out(shared.task):
     raise ValueError(reason)
   return _rows(
@@ -169,7 +169,7 @@ def correct(row: Row) -> np.ndarray:
   return np.unpackbits(bits, count=int(row['images'])).astype(bool)
 
 
-def _linear(config: members.Config, shared: _Shared) -> list[Row]:
+def _linear(config: Config, shared: _Shared) -> list[Row]:
   if reason := _nothing_held_out(shared.task):
     raise ValueError(reason)
   found = linear.linear_accuracy(
@@ -183,7 +183,7 @@ def _linear(config: members.Config, shared: _Shared) -> list[Row]:
   return rows
 
 
-def _by_proxy(name: str) -> Callable[[members.Config, _Shared], list[Row]]:
+def _by_proxy(name: str) -> Callable[[Config, _Shared], list[Row]]:
   def scores(_, shared: _Shared) -> list[Row]:
     rows = []
     for index in range(len(shared.members)):

@@ -7,14 +7,15 @@ import numpy as np
 import pandas as pd
 
 from experts.data import slices, splits
-from experts.phases import members, scoring, tasks
-from experts.phases.candidates import Candidates, Shown, images_of, open_cache
 from experts.reporting import files, outcomes
+from experts.runs import scoring, tasks
+from experts.runs.candidates import Candidates, Shown, images_of, open_cache
+from experts.runs.description import Config
 from experts.selection import matching, pool, strategies
 
 
 def blind(
-  config: members.Config,
+  config: Config,
   chosen: Candidates,
   loaded: Sequence[splits.Task],
   names: Sequence[str],
@@ -37,7 +38,7 @@ def blind(
 
 
 def by_other_networks(
-  config: members.Config,
+  config: Config,
   chosen: Candidates,
   shown: Shown,
   names: Sequence[str],

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from experts.models import resnet, weights
-from experts.phases import sweeps, transfer, upstream
+from experts.runs import fine_tuning, own_pool, sweeps
 from experts.selection import pool
 from experts.training import board
 
@@ -51,7 +51,7 @@ def trainer(config_file, model, tmp_path):
     )
     config.seed = seed
     (tmp_path / name).mkdir(exist_ok=True)
-    task = transfer.open_task(config, 'stripes')
+    task = fine_tuning.open_task(config, 'stripes')
     read = []
 
     def image(index):
@@ -66,8 +66,8 @@ def trainer(config_file, model, tmp_path):
     one = pool.Member('net', 'baseline', 'none', None, 0, 0, 0, 'model.npz', '')
     trials = sweeps.Trials(str(tmp_path / name / 'trials.csv'))
     quiet = board.Board(tmp_path / 'tensorboard', enabled=False)
-    settings = upstream.settings(config)
-    return transfer.Trainer(config, quiet, settings, watched, one, str(model), trials), read
+    settings = own_pool.settings(config)
+    return fine_tuning.Trainer(config, quiet, settings, watched, one, str(model), trials), read
 
   make.folder = tmp_path
   return make

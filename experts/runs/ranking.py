@@ -7,9 +7,10 @@ import pandas as pd
 from absl import logging
 
 from experts.data import splits
-from experts.phases import members, scoring
-from experts.phases.candidates import Candidates
 from experts.reporting import statistics
+from experts.runs import scoring
+from experts.runs.candidates import Candidates
+from experts.runs.description import Config
 from experts.selection import pool, strategies
 from experts.training import hosts
 
@@ -39,7 +40,7 @@ def possible(chosen: Candidates, names: Sequence[str], workdir: str) -> list[str
 
 
 def check_chooser(
-  config: members.Config,
+  config: Config,
   chosen: Candidates,
   loaded: Sequence[splits.Task],
   name: str,

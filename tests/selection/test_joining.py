@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from experts.models import resnet, weights
-from experts.selection import commands, pool
+from experts.selection import pool
+from experts.selection.pool import joining
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _NET = resnet.ResNet(14, 0.0625, 'small')
@@ -44,8 +45,8 @@ def folder(tmp_path, trees):
 
 def test_own_networks_fill_in_the_pools_model(folder, trees):
   path = folder.parent / 'pool' / 'pool.json'
-  commands.add(path, 'own', 'baseline', folder / 'own.npz', size=16, resize=20, upstream='x')
-  commands.add(path, 'small', 'adapter', folder / 'adapter.npz', folder / 'own.npz')
+  joining.add(path, 'own', 'baseline', folder / 'own.npz', size=16, resize=20, upstream='x')
+  joining.add(path, 'small', 'adapter', folder / 'adapter.npz', folder / 'own.npz')
   own, small = pool.read(path)
   assert pool.read_model(path) == {
     'depth': 14, 'width': 0.0625, 'root': 'small', 'dtype': 'auto', 'size': 16, 'resize': 20,
@@ -63,18 +64,18 @@ def test_own_networks_fill_in_the_pools_model(folder, trees):
 def test_a_network_unlike_the_pools_is_refused(folder):
   path = folder.parent / 'pool.json'
   with pytest.raises(ValueError, match='first network of a pool needs the size of its images'):
-    commands.add(path, 'own', 'baseline', folder / 'own.npz')
-  commands.add(path, 'own', 'baseline', folder / 'own.npz', size=16)
+    joining.add(path, 'own', 'baseline', folder / 'own.npz')
+  joining.add(path, 'own', 'baseline', folder / 'own.npz', size=16)
   other = jax.device_get(resnet.init(resnet.ResNet(14, 0.125, 'small'), jax.random.key(0), 5))
   weights.save(folder / 'other.npz', other)
   with pytest.raises(ValueError, match=r"'width': 0.125.* but the pool has \{'width': 0.0625\}"):
-    commands.add(path, 'other', 'full', folder / 'other.npz')
+    joining.add(path, 'other', 'full', folder / 'other.npz')
   assert [member.name for member in pool.read(path)] == ['own']
 
 
 def test_bit_needs_no_model(folder, trees):
   path = folder.parent / 'pool.json'
-  commands.add(path, 'BiT', 'bit', folder / 'bit.npz', size=32, imagenet_accuracy=0.5)
+  joining.add(path, 'BiT', 'bit', folder / 'bit.npz', size=32, imagenet_accuracy=0.5)
   (member,) = pool.read(path)
   assert pool.read_model(path) == {}
   # The same as that of our own file of the same weights.
@@ -94,19 +95,19 @@ def test_bit_needs_no_model(folder, trees):
 )
 def test_what_cannot_be_added_is_said_and_the_pool_stays(folder, arguments, message):
   path = folder / 'pool.json'
-  commands.add(path, 'taken', 'embeddings', folder / 'table.npz', parameters=3)
+  joining.add(path, 'taken', 'embeddings', folder / 'table.npz', parameters=3)
   before = path.read_text()
   name, kind, source, *rest = arguments
   source = source if kind == 'callable' else folder / source
   with pytest.raises(ValueError, match=message):
-    commands.add(path, name, kind, source, *rest)
+    joining.add(path, name, kind, source, *rest)
   assert path.read_text() == before
 
 
 def test_missing_weights_are_named(folder):
   for kind in ('full', 'bit', 'saved_model', 'embeddings'):
     with pytest.raises(FileNotFoundError, match=r"no weights of 'a' at .*gone"):
-      commands.add(folder / 'pool.json', 'a', kind, folder / 'gone', size=8)
+      joining.add(folder / 'pool.json', 'a', kind, folder / 'gone', size=8)
 
 
 def test_command_line(folder):

@@ -16,7 +16,7 @@ import pytest
 from configs import common
 from experts.data import splits
 from experts.data.dataset import UndecodableImage
-from experts.phases import tasks
+from experts.runs import tasks
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -131,7 +131,7 @@ import jax
 jax.config.update('jax_cpu_collectives_implementation', 'gloo')
 os.environ['HOME'] = sys.argv[1] + '/' + os.environ['JAX_PROCESS_ID']
 from configs import common
-from experts.phases import tasks
+from experts.runs import tasks
 from experts.training import hosts
 hosts.start(100)
 config = common.get_config()

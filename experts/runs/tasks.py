@@ -15,8 +15,8 @@ from absl import logging
 
 from experts.data import check, leaks, natural6, opening, splits, vtab
 from experts.data.splits import Task
-from experts.phases import members
 from experts.reporting import files, outcomes, summary
+from experts.runs import views
 from experts.selection import embed, pool
 from experts.training import hosts
 from experts.training.progress import Progress
@@ -100,14 +100,14 @@ def sides_of(
     for member in candidates:
       size, resize = embed.preprocessing(member, settings)
       if selects and size and part != 'test':
-        found.add(members.eval_transform(size, resize).side)
+        found.add(views.eval_transform(size, resize).side)
       if tunes and member.kind in (*pool.NETWORKS, 'bit'):
         image = config.image.copy_and_resolve_references()
         size, resize = resolution(config, member, settings, name)
         image.update(size=size, resize=resize)
-        found.add(members.task_transform(size).side)
+        found.add(views.task_transform(size).side)
         if part != 'test':
-          found.add(members.train_transform(image, config.transfer).side)
+          found.add(views.train_transform(image, config.transfer).side)
     return found
 
   return sides

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pandas as pd
 from absl import logging
 
-from experts.phases import members
+from experts.runs.description import Config
 from experts.selection import pool, strategies
 from experts.training import hosts
 
@@ -23,9 +23,7 @@ class Plan(NamedTuple):
   scores: pd.DataFrame
 
 
-def plan(
-  config: members.Config, scores: pd.DataFrame, known: Sequence[pool.Member], name: str
-) -> Plan:
+def plan(config: Config, scores: pd.DataFrame, known: Sequence[pool.Member], name: str) -> Plan:
   """Decides what is fine-tuned on a task, and says so where it is not what is ranked first.
 
   The best-ranked models that can be fine-tuned here, as many as the budget; the baseline, if it is a candidate; with

@@ -1,8 +1,4 @@
-"""The pool file: the models that a task may choose from, and where their weights are.
-
-python -m experts.selection.pool add --pool=pool.json --name=BiT-M --kind=bit --weights=BiT-M-R50x1.npz --size=224
-python -m experts.selection.pool list --pool=pool.json
-"""
+"""The pool file: the models that a task may choose from, and where their weights are."""
 
 import collections
 import dataclasses
@@ -14,7 +10,8 @@ import typing
 from collections.abc import Mapping, Sequence
 
 # The network of these is the pool's 'model'; each of the others brings its own.
-NETWORKS = ('random', 'baseline', 'checkpoint', 'full', 'adapter')
+EXPERTS = ('full', 'adapter')
+NETWORKS = ('random', 'baseline', 'checkpoint', *EXPERTS)
 # Of these only embeddings are known.
 OPAQUE = ('saved_model', 'callable', 'embeddings')
 KINDS = (*NETWORKS, 'bit', *OPAQUE)
@@ -279,12 +276,3 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
   twice = [name for name, count in counts.items() if count > 1]
   if twice:
     raise ValueError(f'pool {path} has several members named {", ".join(twice)}; names must differ')
-
-
-if __name__ == '__main__':
-  from experts import entry
-
-  with entry.guard():
-    from experts.selection import commands  # Reads weights, and imports this module.
-
-    commands.main()

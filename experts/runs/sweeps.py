@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from experts.phases import members
 from experts.reporting import files
+from experts.runs.description import Config
 from experts.training import hosts, optim
 
 COLUMNS = (
@@ -25,13 +25,13 @@ class Point(NamedTuple):
   mixup: float
 
 
-def numbers(config: members.Config) -> tuple[int, int]:
+def numbers(config: Config) -> tuple[int, int]:
   """How often the sweep is run and its best chosen, and how often each choice is retrained (EXP App. E.2: 10 and 3)."""
   selections, retrains = config.trials.split('x')
   return int(selections), int(retrains)
 
 
-def points(config: members.Config, selection: int) -> list[Point]:
+def points(config: Config, selection: int) -> list[Point]:
   """The settings that one selection tries: all combinations, or random draws that depend on the seed alone."""
   section = config.transfer
   grid = (section.learning_rates, section.durations, section.weight_decays, section.mixups)
@@ -54,7 +54,7 @@ def points(config: members.Config, selection: int) -> list[Point]:
   ]
 
 
-def warmup(config: members.Config, steps: int, images: int) -> str:
+def warmup(config: Config, steps: int, images: int) -> str:
   """The warm-up that goes with the duration of so many steps, where a sweep trains on `images`."""
   section = config.transfer
   for i, text in enumerate(section.durations):

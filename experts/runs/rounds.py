@@ -15,8 +15,10 @@ from absl import logging
 
 from experts.data import batches
 from experts.models import resnet
-from experts.phases import members
 from experts.reporting import files
+from experts.runs import description, views
+from experts.runs.description import Config
+from experts.runs.streams import Stream
 from experts.training import cadence, checkpoints, hosts, loop, population, profile
 from experts.training import mesh as meshes
 from experts.training.board import Board
@@ -24,7 +26,7 @@ from experts.training.lines import Lines
 
 Tree = Any
 # (mesh, streams of a round, their trained trees [P, …]) -> {metric: [P]} at the end.
-Evaluate = Callable[[jax.sharding.Mesh, Sequence[members.Stream], Tree], Mapping[str, np.ndarray]]
+Evaluate = Callable[[jax.sharding.Mesh, Sequence[Stream], Tree], Mapping[str, np.ndarray]]
 
 # Members with kernels of their own in one evaluation program for a CPU.
 _WRITTEN_OUT = 8
@@ -56,8 +58,8 @@ class Run:
   """
 
   name: str
-  section: members.Config
-  streams: Sequence[members.Stream]
+  section: Config
+  streams: Sequence[Stream]
   model: resnet.ResNet
   trained: Tree
   frozen: Tree
@@ -66,7 +68,7 @@ class Run:
   folder: str
   passing: bool = False
   members_at_once: int = 1
-  settings: Sequence[members.Setting] = ()
+  settings: Sequence[description.Setting] = ()
   warmup: str = ''
   evaluate: Evaluate | None = None
   keep: Callable[[int, Tree], None] | None = None
@@ -74,7 +76,7 @@ class Run:
   snapshot_every: int = 0
 
 
-def train(config: members.Config, board: Board, run: Run) -> np.ndarray:
+def train(config: Config, board: Board, run: Run) -> np.ndarray:
   """Trains the members of a run.
 
   Returns:
@@ -84,7 +86,7 @@ def train(config: members.Config, board: Board, run: Run) -> np.ndarray:
     loop.Diverged: all have, unless the run is a passing one, of which that is a result.
   """
   run = dataclasses.replace(
-    run, settings=run.settings or [members.setting(run.section)] * len(run.streams)
+    run, settings=run.settings or [description.setting(run.section)] * len(run.streams)
   )
   layouts, remember = _plan(config, run)
   diverged = []
@@ -96,7 +98,7 @@ def train(config: members.Config, board: Board, run: Run) -> np.ndarray:
     part = _part(run, layout, several)
     mesh = meshes.make(layout.groups, layout.shards)
     meshes.meet(mesh)
-    described = members.describe(
+    described = description.describe(
       part.section,
       [stream.name for stream in part.streams],
       part.model,
@@ -153,7 +155,7 @@ def _memory_limit() -> int:
 def _plan(config, run) -> tuple[list[meshes.Round], Callable[[], None]]:
   """The rounds of a run, those of one that was interrupted as they were then; and what writes them down."""
   section, number, at_once = run.section, len(run.streams), run.members_at_once
-  needed = members.need(run.model, config.image.size, run.trained, run.frozen)
+  needed = description.need(run.model, config.image.size, run.trained, run.frozen)
   devices = jax.device_count()
   limit = _memory_limit()
   path = f'{run.folder}/rounds.json'
@@ -242,7 +244,7 @@ def _batches(config, part, mesh, start) -> batches.Batches:
       batches.Member(stream.dataset, stream.indices, stream.seed, stream.order, one.mixup)
       for stream, one in zip(part.streams[mine], part.settings[mine], strict=True)
     ],
-    members.train_transform(config.image, part.section),
+    views.train_transform(config.image, part.section),
     part.section.batch_size,
     start_step=start,
     num_steps=part.steps - start,

@@ -11,11 +11,14 @@ import numpy as np
 
 from experts.data import batches, splits
 from experts.data import hierarchy as hierarchies
-from experts.phases import members, tasks
+from experts.models import resnet
+from experts.runs import tasks, views
+from experts.runs.description import Config
+from experts.runs.streams import seed_of
 from experts.selection import cache, embed, networks, pool
 
 
-def pool_path(config: members.Config, workdir: str) -> str:
+def pool_path(config: Config, workdir: str) -> str:
   """The pool that the config names, or the workdir's own, which experts make of it."""
   own = not config.pool or 'experts' in config.phases
   return f'{workdir}/pool.json' if own else os.path.expanduser(config.pool)
@@ -29,7 +32,7 @@ def labels_file(weights: str) -> str:
 class Candidates:
   """A pool's models that pass the config's filters."""
 
-  def __init__(self, config: members.Config, workdir: str):
+  def __init__(self, config: Config, workdir: str):
     """Reads the pool.
 
     Raises:
@@ -39,7 +42,7 @@ class Candidates:
     path, section = pool_path(config, workdir), config.select
     self.folder = os.path.dirname(path)
     self.settings = pool.read_model(path)
-    self.model = members.make_model(self.settings) if self.settings else None
+    self.model = resnet.from_settings(self.settings) if self.settings else None
     self.members = pool.filter(
       pool.read(path),
       section.max_parameters,
@@ -98,7 +101,7 @@ class Candidates:
 
   def embed(
     self,
-    config: members.Config,
+    config: Config,
     models: Sequence[pool.Member],
     images: Sequence[embed.Images],
     kept: cache.Cache | None,
@@ -124,7 +127,7 @@ class Shown(NamedTuple):
   whole: int
 
 
-def show(config: members.Config, task: splits.Task) -> Shown:
+def show(config: Config, task: splits.Task) -> Shown:
   """All of a task's training images, or `config.select.images` of them, evenly at random ([EXP] App. C.1).
 
   Strategies that hold images out fit on four fifths of what is drawn, wherever the task's own validation images are.
@@ -132,9 +135,9 @@ def show(config: members.Config, task: splits.Task) -> Shown:
   number, whole = config.select.images, len(task.all)
   if not number or number >= whole:
     return Shown(task, None, whole)
-  rng = np.random.default_rng(members.seed_of(config, 'select', task.name))
+  rng = np.random.default_rng(seed_of(config, 'select', task.name))
   rows = np.sort(rng.choice(whole, number, replace=False))
-  taken, rows = tasks.take(task, rows, members.seed_of(config, 'hold out', task.name))
+  taken, rows = tasks.take(task, rows, seed_of(config, 'hold out', task.name))
   return Shown(taken, rows, whole)
 
 
@@ -144,7 +147,7 @@ def images_of(shown: Shown, folder: str = '') -> embed.Images:
 
   def decode(size, resize):
     pixels, at = np.empty((len(task.all), size, size, 3), np.uint8), 0
-    transform = members.eval_transform(size, resize)
+    transform = views.eval_transform(size, resize)
     for part in batches.eval_batches(task.train, task.all, transform, min(len(task.all), 256)):
       found = part['image'][part['mask']]
       pixels[at : at + len(found)] = found
@@ -164,7 +167,7 @@ def images_of(shown: Shown, folder: str = '') -> embed.Images:
   )
 
 
-def open_cache(config: members.Config) -> cache.Cache | None:
+def open_cache(config: Config) -> cache.Cache | None:
   """Where embeddings are kept between runs, if anywhere."""
   folder = config.run.embedding_cache
   return cache.Cache(os.path.expanduser(folder)) if folder else None

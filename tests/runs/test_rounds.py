@@ -9,8 +9,10 @@ import pytest
 
 from experts.data import dataset
 from experts.models import resnet
-from experts.phases import experts, members, rounds
+from experts.phases import experts
 from experts.reporting import files
+from experts.runs import description, objectives, rounds
+from experts.runs.streams import Stream
 from experts.training import board, loop, population
 
 _NAMES = ('one', 'two', 'three')
@@ -34,14 +36,14 @@ def train(config_file, tmp_path):
     described = rounds.Run(
       'experts/full',
       section,
-      [members.Stream(name, data, np.arange(24), i) for i, name in enumerate(_NAMES)],
+      [Stream(name, data, np.arange(24), i) for i, name in enumerate(_NAMES)],
       model,
       population.repeat(params, len(rates)),
       {},
-      members.single_label(model),
+      objectives.single_label(model),
       6,
       f'{tmp_path}/experts/full',
-      settings=[members.Setting(rate, 0.0, 0.0) for rate in rates],
+      settings=[description.Setting(rate, 0.0, 0.0) for rate in rates],
       evaluate=lambda mesh, streams, trained: {
         'slice_accuracy': np.full(len(streams), 0.5),
         'baseline_slice_accuracy': np.full(len(streams), 0.25),

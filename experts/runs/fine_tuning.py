@@ -1,0 +1,308 @@
+"""Fine-tunes one model on one task: a sweep, then retraining of what it chose (EXP App. E)."""
+
+import math
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import pandas as pd
+from absl import logging
+
+from experts.data import batches, look, splits
+from experts.models import resnet, weights
+from experts.reporting import files, outcomes
+from experts.runs import (
+  description,
+  evaluators,
+  objectives,
+  rounds,
+  sweeps,
+  tasks,
+  unfinished,
+  views,
+)
+from experts.runs.description import Config
+from experts.runs.streams import Stream, seed_of
+from experts.selection import networks, pool
+from experts.training import hosts, optim, population
+from experts.training.board import Board
+
+_SWEEP, _TEST = 'validation', 'test'
+
+
+def with_size_of(
+  member: pool.Member, settings: Mapping[str, Any], config: Config, task: str = ''
+) -> Config:
+  """The config for a pool's model, which sees images of the size that it was trained on, or of that of the task."""
+  size, resize = tasks.resolution(config, member, settings, task)
+  config = config.copy_and_resolve_references()
+  config.image.update(size=size, resize=resize)
+  return config
+
+
+def open_task(config: Config, name: str) -> splits.Task:
+  """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
+  task, whole = tasks.find(config, name), views.task_transform(config.image.size).side
+  for side in {views.train_transform(config.image, config.transfer).side, whole}:
+    look.hold(task.train, task.all, side)
+  look.hold(task.test, task.test_indices, whole)
+  return task
+
+
+class Trainer:
+  """Fine-tunes one model on one task."""
+
+  def __init__(
+    self,
+    config: Config,
+    board: Board,
+    settings: Mapping[str, Any],
+    task: splits.Task,
+    member: pool.Member,
+    folder: str,
+    trials: sweeps.Trials,
+  ):
+    self._config, self._board, self._trials = config, board, trials
+    self._task, self._member = task, member
+    self._settings, self._folder = settings, folder
+    self._key = {'task': task.name, 'model': member.name}
+
+  def sweep(self) -> list[sweeps.Trial]:
+    """Trains every point of the sweep on the fit images; returns each selection's best on validation."""
+    config, section = self._config, self._config.transfer
+    selections, _ = sweeps.numbers(config)
+    tried = [
+      sweeps.Trial(
+        number,
+        float(point.learning_rate),
+        optim.steps(point.duration, section.batch_size, len(self._task.fit)),
+        float(point.weight_decay),
+        float(point.mixup),
+        config.seed + number,
+      )
+      for number in range(selections)
+      for point in sweeps.points(config, number)
+    ]
+    # All of one length are one population.
+    for steps in sorted({trial.steps for trial in tried}):
+      trials = [trial for trial in tried if trial.steps == steps]
+      if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
+        self._record(trials, _SWEEP, self._train(self._task.fit, trials, _SWEEP))
+    unfinished.forget(self._unfinished(_SWEEP))
+    best = []
+    for number in range(selections):
+      rows = self._trials.find(**self._key, split=_SWEEP, selection=number)
+      rows = [row for row in rows if not math.isnan(row['accuracy'])]
+      if not rows:
+        logging.warning(
+          'transfer: %s on %s: all trials of selection %d diverged; there is nothing to retrain',
+          self._member.name, self._task.name, number,
+        )  # fmt: skip
+        continue
+      # Of equals the gentler: the smaller learning rate, then fewer steps.
+      row = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
+      best.append(sweeps.Trial(**{name: row[name] for name in sweeps.Trial._fields}))
+    return best
+
+  def retrain(self, chosen: list[sweeps.Trial], folder: str) -> None:
+    """Trains each selection's choice on all images from several seeds and tests; keeps one in `folder`, if given."""
+    _, retrains = sweeps.numbers(self._config)
+    trials = [
+      trial._replace(seed=self._config.seed + retrains * trial.selection + i)
+      for trial in chosen
+      for i in range(retrains)
+    ]
+    # All processes train alike, whether they hold the result, as the first does, or not.
+    keep = bool(folder) and not hosts.from_first(os.path.exists(f'{folder}/model.json'))
+    kept = []
+    for steps in sorted({trial.steps for trial in trials}):
+      part = [trial for trial in trials if trial.steps == steps]
+      missing = len(self._trials.find(**self._key, split=_TEST, steps=steps)) < len(part)
+      if not missing and not keep:
+        continue
+      trees = [] if keep else None
+      accuracy = self._train(self._task.all, part, _TEST, trees)
+      if missing:
+        self._record(part, _TEST, accuracy)
+      if keep and hosts.first():
+        kept += zip(part, map(float, accuracy), trees, strict=True)
+    if kept:
+      self._save(folder, kept)
+    unfinished.forget(self._unfinished(_TEST))
+
+  def _load(self) -> tuple[dict[str, Any], dict]:
+    """What kind of network it is, and its parameters without a head; not held, for there may be hundreds."""
+    params = networks.load_member(self._member, self._folder)
+    params.pop('head', None)
+    if self._member.kind != 'bit':
+      return {name: self._settings[name] for name in ('depth', 'width', 'root', 'dtype')}, params
+    found = weights.infer(params)
+    settings = {'depth': found.depth, 'width': found.width, 'root': found.root, 'dtype': 'auto'}
+    return settings, params
+
+  def _train(self, indices, trials, split, kept=None):
+    """Trains a member for each trial, all of one length; returns their accuracies.
+
+    Their trees are added to `kept`, if that is a list, on the process that writes.
+    """
+    section = self._config.transfer
+    settings, params = self._load()
+    model = resnet.from_settings(settings)
+    params['head'] = jax.device_get(resnet.init_head(model, self._task.train.num_classes))
+    run = f'transfer/{self._task.name}/{self._member.name}/{split}'
+    names = [
+      f'lr{one.lr:g}-steps{one.steps}'
+      + (f'-decay{one.weight_decay:g}' if one.weight_decay else '')
+      + (f'-mixup{one.mixup:g}' if one.mixup else '')
+      + f'-seed{one.seed}'
+      for one in trials
+    ]
+    streams = [
+      # The same seed, the same order of images: learning rates are compared on equal terms.
+      Stream(
+        name,
+        self._task.train,
+        indices,
+        seed_of(self._config, self._task.name, str(one.seed)),
+      )
+      for name, one in zip(names, trials)
+    ]
+    accuracy, trees = np.full(len(trials), np.nan), {}
+
+    def evaluate(mesh, part, trained):
+      whole = views.task_transform(self._config.image.size)
+      count = evaluators.evaluator(self._config, mesh, objectives.predict(model), {}, whole)
+      on_test = split == _TEST
+      dataset = self._task.test if on_test else self._task.train
+      images = self._task.test_indices if on_test else self._task.validation
+      counts = count(trained, dataset, images)
+      by_metric = {'accuracy': counts.accuracy, 'mean_per_class': counts.mean_per_class}
+      found = by_metric[self._task.metric]()
+      accuracy[[place[id(stream)] for stream in part]] = found
+      return {f'{split}_accuracy': found}
+
+    place = {id(stream): number for number, stream in enumerate(streams)}
+    described = rounds.Run(
+      run,
+      section,
+      streams,
+      model,
+      population.repeat(params, len(names)),
+      {},
+      objectives.single_label(model),
+      trials[0].steps,
+      unfinished.trials(self._unfinished(split), trials[0].steps, self._decides(trials, indices)),
+      passing=True,
+      settings=[
+        description.Setting(
+          optim.scaled(one.lr, section.batch_size, section.base_batch_size),
+          one.weight_decay,
+          one.mixup,
+        )
+        for one in trials
+      ],
+      warmup=sweeps.warmup(self._config, trials[0].steps, len(self._task.fit)),
+      evaluate=evaluate,
+      keep=None if kept is None else trees.__setitem__,
+    )
+    # Not a number for a trial that diverged: it is no result to choose by.
+    accuracy[rounds.train(self._config, self._board, described) >= 0] = np.nan
+    if kept is not None and hosts.first():
+      kept += [trees.get(number) for number in range(len(trials))]
+    for name, row in zip(names, self._rows(trials, split, accuracy)):
+      reached = row.pop('accuracy')
+      self._board.hparams(f'{run}/{name}', row, {'accuracy': reached})
+    return accuracy
+
+  def _unfinished(self, split) -> str:
+    names = self._task.name, self._member.name, split
+    return unfinished.folder(self._trials.folder, *names)
+
+  def _decides(self, trials, indices) -> dict[str, Any]:
+    """All that decides what trials come to."""
+    task, member = self._task, self._member
+    return {
+      'seed': self._config.seed,
+      'transfer': self._config.transfer.to_dict(),
+      'image': self._config.image.to_dict(),
+      'network': [dict(self._settings), member.name, member.kind, member.hash],
+      'task': [task.name, task.train.name, task.train.version, task.train.identify()],
+      'indices': np.asarray(indices).tolist(),
+      'labels': task.train.labels[indices].tolist(),
+      'trials': trials,
+    }
+
+  def _record(self, trials, split, accuracy):
+    self._trials.add(self._rows(trials, split, accuracy))
+
+  def _rows(self, trials, split, accuracy) -> list[dict]:
+    return [
+      {
+        **self._key,
+        **one._asdict(),
+        'split': split,
+        'accuracy': value,
+      }
+      for one, value in zip(trials, map(float, accuracy))
+    ]
+
+  def _save(self, folder, kept):
+    """Keeps the retrained model of median accuracy, so that the file is as good as the table says."""
+    number = outcomes.middle([accuracy for _, accuracy, _ in kept])
+    if number is None:
+      logging.warning('transfer: %s: all retrained models diverged; none is kept', folder)
+      return
+    trial, accuracy, params = kept[number]
+    os.makedirs(folder, exist_ok=True)
+    weights.save(f'{folder}/model.npz', params)
+    described = {
+      **self._key,
+      'lr': trial.lr,
+      'steps': trial.steps,
+      'weight_decay': trial.weight_decay,
+      'mixup': trial.mixup,
+      'metric': self._task.metric,
+      'test_accuracy': accuracy,
+      'classes': list(self._task.train.class_names),
+      # How deep samples of people's images were scaled; none of data that is decoded as papers did.
+      'ranges': self._ranges(),
+      'hash': weights.content_hash(params),
+      'network': {
+        **self._load()[0],
+        # As it was tested: a random crop in training is none here.
+        'size': self._config.image.size,
+        'resize': self._config.image.size,
+      },
+    }
+    confusion = self._confusion(described['network'], params)
+    by_class = pd.DataFrame(
+      {
+        'class': confusion.index,
+        'images': confusion.sum(axis=1).to_numpy(),
+        # Not a number for a class without test images.
+        'accuracy': (confusion.to_numpy().diagonal() / confusion.sum(axis=1)).to_numpy(),
+      }
+    )
+    files.write(confusion.rename_axis('true class').reset_index(), f'{folder}/confusion.csv')
+    files.write(by_class, f'{folder}/per_class.csv')
+    described['mean_per_class_accuracy'] = float(by_class.accuracy.mean())
+    files.write_json(described, f'{folder}/model.json')
+
+  def _ranges(self) -> dict[str, tuple[float, float]] | None:
+    train = self._task.train
+    return None if train.published else dict(train.ranges)
+
+  def _confusion(self, network, params) -> pd.DataFrame:
+    """Test images by their class (rows) and the class that the model takes them for (columns)."""
+    task, config = self._task, self._config
+    transform = views.task_transform(config.image.size)
+    batch, classes = config.run.evaluation_batch, task.test.num_classes
+    counts = np.zeros((classes, classes), int)
+    for part in batches.eval_batches(
+      task.test, task.test_indices, transform, batch, undecodable=config.image.undecodable
+    ):
+      guess = evaluators.probabilities(network, params, part['image'], batch).argmax(axis=1)
+      np.add.at(counts, (part['label'][part['mask']], guess[part['mask']]), 1)
+    return pd.DataFrame(counts, task.test.class_names, task.test.class_names)
