@@ -15,7 +15,8 @@ from jax.sharding import PartitionSpec as P
 
 from experts.data import natural6, splits, vtab
 from experts.models import resnet
-from experts.runs import description, evaluators, objectives, sweeps, upstream_data
+from experts.phases import dat, domain_predictor, experts, upstream
+from experts.runs import description, evaluators, fine_tuning, sweeps, upstream_data
 from experts.runs.candidates import pool_path
 from experts.runs.description import Config
 from experts.selection import knn, networks, pool
@@ -23,8 +24,6 @@ from experts.training import evaluate, optim, population
 from experts.training import mesh as meshes
 
 Tree = Any
-# Levels of WordNet's noun hierarchy above its deepest synset: the length of a label's list of ancestors.
-_ANCESTORS = 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,17 +55,6 @@ class Program:
   need: meshes.Need | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class _Upstream:
-  """How large the upstream data is."""
-
-  images: int
-  test_images: int
-  classes: int
-  nodes: int
-  table: np.ndarray
-
-
 def programs(config: Config, devices: Sequence[jax.Device], limit: int) -> list[Program]:
   """The programs that the config's phases would run on these devices, in their order.
 
@@ -95,46 +83,31 @@ def programs(config: Config, devices: Sequence[jax.Device], limit: int) -> list[
 
 
 def _of_upstream(config, devices, limit) -> Iterator[Program]:
-  data = _upstream(config)
-  model = resnet.from_settings(config.model, devices[0].platform)
-  section = config.upstream
-  steps = optim.steps(section.duration, section.batch_size, data.images)
-  yield from _training(
-    config, devices, limit, 'upstream', 'upstream', section, 'upstream', model, 1,
-    _network(model, data.nodes), {}, objectives.multi_label(model, data.table, data.classes), steps,
-    objectives.predict(model, data.classes), data.test_images,
-  )  # fmt: skip
+  scale, model = upstream_data.scale(config), _model(config, devices)
+  start = _stacked(_network(model, scale.nodes), 1)
+  run = upstream.describe(config, model, scale, start)
+  yield from _training(config, devices, limit, run, scale.test_images)
 
 
 def _of_experts(config, devices, limit) -> Iterator[Program]:
-  data = _upstream(config)
-  model = resnet.from_settings(config.model, devices[0].platform)
-  number = _number_of_experts(config)
-  network = _network(model, data.nodes)
+  scale, model = upstream_data.scale(config), _model(config, devices)
+  names = [str(i) for i in range(_number_of_experts(config))]
+  network = _network(model, scale.nodes)
   adapter = {'adapter': jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))}
   for kind in config.experts.kinds:
-    section = config.experts[kind]
-    trained, frozen = (network, {}) if kind == 'full' else (adapter, network)
-    yield from _training(
-      config, devices, limit, 'experts', f'experts/{kind}', section, f'experts.{kind}', model,
-      number, trained, frozen, objectives.multi_label(model, data.table, data.classes),
-      optim.steps(section.duration, section.batch_size, data.images),
-      objectives.predict(model, data.classes), data.test_images,
-      at_once=1 if kind == 'full' else description.adapters_at_once(devices[0].platform),
-    )  # fmt: skip
+    own, frozen = (network, {}) if kind == 'full' else (adapter, network)
+    trees = _stacked(own, len(names)), frozen
+    run = experts.describe(config, kind, model, scale, names, trees)
+    yield from _training(config, devices, limit, run, scale.test_images)
 
 
 def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
-  data = _upstream(config)
-  model = resnet.from_settings(config.model, devices[0].platform)
-  section = config.domain_predictor
+  scale, model = upstream_data.scale(config), _model(config, devices)
   # A random slice is nothing to predict.
   slices = _number_of_experts(config) // (2 if config.experts.controls else 1)
-  yield from _training(
-    config, devices, limit, 'domain_predictor', 'domain_predictor', section, 'domain_predictor',
-    model, 1, _network(model, slices), {}, objectives.single_label(model),
-    optim.steps(section.duration, section.batch_size, data.images), objectives.predict(model), data.test_images,
-  )  # fmt: skip
+  start = _stacked(_network(model, slices), 1)
+  run = domain_predictor.describe(config, model, scale.images, start)
+  yield from _training(config, devices, limit, run, scale.test_images)
 
 
 def _of_transfer(config, devices, limit) -> Iterator[Program]:
@@ -162,27 +135,27 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
     max(optim.steps(text, section.batch_size, train(size)) for text in section.durations)
     for size in sizes.values()
   )
-  setting = description.Setting(1.0, 0.0, max(section.mixups))
   for name, number, steps, images in (
     *(('sweep', number, steps, 0) for number, steps in steps_of.items()),
     ('retrain', selections * retrains, longest, sum(size.test_images for size in sizes.values())),
   ):
-    yield from _training(
-      config, devices, limit, 'transfer', f'transfer {name}', section, 'transfer', model, number,
-      network, {}, objectives.single_label(model), steps * candidates, objectives.predict(model), images * candidates,
-      settings=[setting] * number, warmup=section.warmups[0],
-    )  # fmt: skip
+    trial = sweeps.Trial(0, 1.0, steps * candidates, 0.0, max(section.mixups), 0)
+    run = fine_tuning.describe(
+      section,
+      f'transfer {name}',
+      model,
+      [trial] * number,
+      _stacked(network, number),
+      section.warmups[0],
+    )
+    yield from _training(config, devices, limit, run, images * candidates)
 
 
 def _of_dat(config, devices, limit) -> Iterator[Program]:
-  data = _upstream(config)
-  model = resnet.from_settings(config.model, devices[0].platform)
-  section = config.dat
-  yield from _training(
-    config, devices, limit, 'dat', 'dat', section, 'dat', model, len(config.tasks),
-    _network(model, data.nodes), {}, objectives.multi_label(model, data.table, data.classes),
-    optim.steps(section.duration, section.batch_size, data.images), objectives.predict(model, data.classes), 0,
-  )  # fmt: skip
+  scale, model = upstream_data.scale(config), _model(config, devices)
+  names = [*config.tasks]
+  start = _stacked(_network(model, scale.nodes), len(names))
+  yield from _training(config, devices, limit, dat.describe(config, model, scale, names, start), 0)
 
 
 def _of_select(config, devices, limit) -> Iterator[Program]:
@@ -244,63 +217,46 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     )
 
 
-def _training(
-  config, devices, limit, phase, run, section, field, model, number, one, frozen, objective, steps,
-  predict, test_images, at_once=1, settings=(), warmup='',
-) -> Iterator[Program]:  # fmt: skip
+def _training(config, devices, limit, run: description.Run, test_images: int) -> Iterator[Program]:
   """The step and the evaluation of each kind of round."""
-  size, batch = config.image.size, section.batch_size
-  need = description.need(model, size, _stacked(one, number), frozen)
-  settings = settings or [description.setting(section)] * number
-  rounds = meshes.plan(number, batch, len(devices), need, limit, at_once, config.run.loop)
+  size, batch = config.image.size, run.section.batch_size
+  phase = run.field.partition('.')[0]
+  rounds = run.plan(size, devices, limit, config.run.loop)
   for layout, times in _alike(rounds):
     mesh = meshes.make(layout.groups, layout.shards, devices)
-    names = [str(i) for i in range(layout.members)]
-    described = description.describe(
-      section,
-      names,
-      model,
-      objective,
-      steps,
-      settings[: layout.members],
-      layout.at_once,
-      warmup,
-    )
-    trained = _stacked(one, layout.members)
-    leading = (layout.members, batch)
-    examples = {
-      'image': jax.ShapeDtypeStruct((*leading, size, size, 3), np.uint8),
-      'label': jax.ShapeDtypeStruct(leading, np.int32),
-    }
-    if settings[0].mixup:
-      examples['partner'] = jax.ShapeDtypeStruct(leading, np.int32)
-      examples['weight'] = jax.ShapeDtypeStruct(leading, np.float32)
+    # The first are as good as any: shapes are all that counts.
+    part = run.part(dataclasses.replace(layout, start=0))
+    population_of = part.population(layout.at_once)
+    examples = _examples(layout.members, batch, size, bool(run.settings[0].mixup))
     yield Program(
-      name=f'{run} step' if len(rounds) == 1 else f'{run} step of {layout.members}',
+      name=f'{run.name} step' if len(rounds) == 1 else f'{run.name} step of {layout.members}',
       phase=phase,
-      function=population.make_program(described, mesh),
-      arguments=population.abstract_arguments(described, mesh, trained, frozen, examples),
+      function=population.make_program(population_of, mesh),
+      arguments=population.abstract_arguments(
+        population_of, mesh, part.trained, run.frozen, examples
+      ),
       mesh=mesh,
       reason=layout.reason,
-      calls=steps * times,
+      calls=run.steps * times,
       images=layout.members * batch,
-      batch_field=f'{field}.batch_size',
-      need=need,
+      batch_field=f'{run.field}.batch_size',
+      need=run.need(size),
     )
   if not test_images:
     return
   many = evaluators.evaluation_batch(config, mesh)
   image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
-  classes = jax.eval_shape(predict, {**frozen, **one}, image).shape[-1]
+  one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), run.trained)
+  classes = jax.eval_shape(run.predict, {**run.frozen, **one}, image).shape[-1]
   yield Program(
-    name=f'{run} evaluation',
+    name=f'{run.name} evaluation',
     phase=phase,
-    function=evaluate.make_program(predict, mesh),
+    function=evaluate.make_program(run.predict, mesh),
     arguments=evaluate.abstract_arguments(
       mesh,
       classes,
-      trained,
-      frozen,
+      part.trained,
+      run.frozen,
       {
         'image': jax.ShapeDtypeStruct((many, size, size, 3), np.uint8),
         'label': jax.ShapeDtypeStruct((many,), np.int32),
@@ -313,6 +269,22 @@ def _training(
     images=many * layout.members,
     batch_field='run.evaluation_batch',
   )
+
+
+def _examples(members: int, batch: int, size: int, mixed: bool) -> Tree:
+  leading = (members, batch)
+  examples = {
+    'image': jax.ShapeDtypeStruct((*leading, size, size, 3), np.uint8),
+    'label': jax.ShapeDtypeStruct(leading, np.int32),
+  }
+  if mixed:
+    examples['partner'] = jax.ShapeDtypeStruct(leading, np.int32)
+    examples['weight'] = jax.ShapeDtypeStruct(leading, np.float32)
+  return examples
+
+
+def _model(config, devices) -> resnet.ResNet:
+  return resnet.from_settings(config.model, devices[0].platform)
 
 
 def _alike(rounds: Sequence[meshes.Round]) -> list[tuple[meshes.Round, int]]:
@@ -330,17 +302,6 @@ def _network(model: resnet.ResNet, classes: int) -> Tree:
 
 def _stacked(tree: Tree, number: int) -> Tree:
   return jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), tree)
-
-
-def _upstream(config) -> _Upstream:
-  size = config.upstream.size
-  if size.nodes:
-    table = np.zeros((size.classes, _ANCESTORS), np.int32)
-    return _Upstream(size.images, size.test_images, size.classes, size.nodes, table)
-  train, test, hierarchy = upstream_data.open_data(config)
-  return _Upstream(
-    len(train), len(test), hierarchy.num_leaves, len(hierarchy.nodes), hierarchy.table
-  )
 
 
 @dataclasses.dataclass(frozen=True)

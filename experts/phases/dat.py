@@ -2,6 +2,8 @@
 
 import os
 import time
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -22,11 +24,13 @@ from experts.runs import (
   upstream_data,
   views,
 )
-from experts.runs.description import Config
+from experts.runs.description import Config, Run, same
 from experts.runs.streams import Stream, seed_of
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
+
+Tree = Any
 
 
 def run(config: Config, workdir: str, board: Board) -> None:
@@ -44,8 +48,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
       f'pool {path}: the baseline knows {len(baseline["head"]["bias"])} nodes, {train.name} has {len(hierarchy.nodes)}; '
       'domain-adaptive transfer needs the upstream data that it was trained on'
     )
-  section = config.dat
-  steps = optim.steps(section.duration, section.batch_size, len(train))
+  scale = upstream_data.scale_of(train, train, hierarchy)
   began = time.monotonic()
   resumed = os.path.exists(f'{workdir}/dat/metrics.csv')
   streams = [
@@ -63,24 +66,14 @@ def run(config: Config, workdir: str, board: Board) -> None:
     os.makedirs(f'{workdir}/weights', exist_ok=True)
     weights.save(f'{workdir}/{_path(loaded[number].name)}', trained)
 
-  run = rounds.Run(
-    'dat',
-    section,
-    streams,
-    model,
-    population.repeat(baseline, len(streams)),
-    {},
-    objectives.multi_label(model, hierarchy.table, hierarchy.num_leaves),
-    steps,
-    f'{workdir}/dat',
-    keep=keep,
-  )
-  diverged = rounds.train(config, board, run)
+  names = [task.name for task in loaded]
+  training = describe(config, model, scale, names, population.repeat(baseline, len(names)))
+  diverged = rounds.train(config, board, training, rounds.Job(streams, f'{workdir}/dat', keep=keep))
   hosts.wait('the weights of dat are there')
   # All tasks trained together. What was done before an interruption is not in this time.
   seconds = np.nan if resumed else (time.monotonic() - began) / len(loaded)
   if hosts.first():
-    images = {task.name: steps * section.batch_size + len(task.all) for task in loaded}
+    images = {task.name: training.steps * config.dat.batch_size + len(task.all) for task in loaded}
     costs.write(
       workdir,
       'dat',
@@ -93,20 +86,41 @@ def run(config: Config, workdir: str, board: Board) -> None:
       continue
     logging.info('dat: transfer to %s', stream.name)
     described = own_pool.describe(
-      workdir,
-      model,
       pool.COMPETITOR,
       pool.COMPETITOR,
       _path(stream.name),
-      config.upstream.data,
-      train,
-      stream.indices,
+      weights.load(f'{workdir}/{_path(stream.name)}'),
+      own_pool.Seen(config.upstream.data, train, stream.indices),
     )
     sized = fine_tuning.with_size_of(own, settings, config, stream.name)
     task = fine_tuning.open_task(sized, stream.name)
     trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
     trainer.retrain(trainer.sweep(), '')
     tasks.let_go(config, stream.name)
+
+
+def describe(
+  config: Config,
+  model: resnet.ResNet,
+  scale: upstream_data.Scale,
+  names: Sequence[str],
+  start: Tree,
+) -> Run:
+  """How the networks for these tasks train, from the baseline's trees [P, …] or their shapes."""
+  section = config.dat
+  return Run(
+    name='dat',
+    field='dat',
+    section=section,
+    names=names,
+    model=model,
+    trained=start,
+    frozen={},
+    objective=objectives.multi_label(model, scale.table, scale.classes),
+    predict=objectives.predict(model, scale.classes),
+    steps=optim.steps(section.duration, section.batch_size, scale.images),
+    settings=same(section, len(names)),
+  )
 
 
 def _path(task: str) -> str:

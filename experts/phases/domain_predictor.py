@@ -1,6 +1,7 @@
 """Phase 3: train the expert prediction network, which tells from an image whose slice it is of (EXP App. A)."""
 
 import os
+from typing import Any
 
 import numpy as np
 from absl import logging
@@ -9,10 +10,12 @@ from experts.data import batches, slices
 from experts.models import resnet, weights
 from experts.reporting import files
 from experts.runs import evaluators, objectives, own_pool, rounds, upstream_data
-from experts.runs.description import Config
+from experts.runs.description import Config, Run, same
 from experts.runs.streams import Stream, seed_of
 from experts.training import optim, population
 from experts.training.board import Board
+
+Tree = Any
 
 
 def run(config: Config, workdir: str, board: Board) -> None:
@@ -31,14 +34,13 @@ def run(config: Config, workdir: str, board: Board) -> None:
   _, path = own_pool.open_for_experts(config, workdir, [])
   baseline = weights.load(f'{workdir}/{path}')
   start = {'backbone': baseline['backbone'], 'head': resnet.init_head(model, len(chosen))}
-  section = config.domain_predictor
-  steps = optim.steps(section.duration, section.batch_size, len(train))
+  training = describe(config, model, len(train), population.stack([start]))
   logging.info(
     'domain_predictor: %d slices, %d images with repetitions', len(chosen), len(by_slice)
   )
 
   def evaluate(mesh, _, trained):
-    count = evaluators.evaluator(config, mesh, objectives.predict(model), {})
+    count = evaluators.evaluator(config, mesh, training.predict, {})
     return {'test_accuracy': count(trained, tested, np.arange(len(tested))).accuracy()}
 
   def keep(_, trained):
@@ -50,25 +52,30 @@ def run(config: Config, workdir: str, board: Board) -> None:
       f'{workdir}/domain_predictor.json',
     )
 
-  run = rounds.Run(
+  stream = Stream(
     'domain_predictor',
-    section,
-    [
-      Stream(
-        'domain_predictor',
-        by_slice,
-        np.arange(len(by_slice)),
-        seed_of(config, 'domain_predictor'),
-        batches.balanced(by_slice.labels),
-      )
-    ],
-    model,
-    population.stack([start]),
-    {},
-    objectives.single_label(model),
-    steps,
-    f'{workdir}/domain_predictor',
-    evaluate=evaluate,
-    keep=keep,
+    by_slice,
+    np.arange(len(by_slice)),
+    seed_of(config, 'domain_predictor'),
+    batches.balanced(by_slice.labels),
   )
-  rounds.train(config, board, run)
+  job = rounds.Job([stream], f'{workdir}/domain_predictor', evaluate=evaluate, keep=keep)
+  rounds.train(config, board, training, job)
+
+
+def describe(config: Config, model: resnet.ResNet, images: int, start: Tree) -> Run:
+  """How the predictor trains on upstream data of so many images, from trees [1, …] or their shapes."""
+  section = config.domain_predictor
+  return Run(
+    name='domain_predictor',
+    field='domain_predictor',
+    section=section,
+    names=['domain_predictor'],
+    model=model,
+    trained=start,
+    frozen={},
+    objective=objectives.single_label(model),
+    predict=objectives.predict(model),
+    steps=optim.steps(section.duration, section.batch_size, images),
+    settings=same(section, 1),
+  )

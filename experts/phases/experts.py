@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import glob
 import os
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,19 +17,20 @@ from experts.data.hierarchy import Hierarchy
 from experts.models import resnet, weights
 from experts.reporting import files, tables
 from experts.runs import (
-  description,
   evaluators,
   objectives,
   own_pool,
   rounds,
   upstream_data,
 )
-from experts.runs.description import Config
+from experts.runs.description import Config, Run, same
 from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
 from experts.training import evaluate, hosts, optim, population
 from experts.training import mesh as meshes
 from experts.training.board import Board
+
+Tree = Any
 
 
 def run(config: Config, workdir: str, board: Board) -> None:
@@ -88,9 +91,7 @@ class _Trainer:
 
   def train(self, kind: str) -> tuple[list[pool.Member], dict[str, int]]:
     """Leaves the weights of the kind's experts; returns what the pool says of them, and where others diverged."""
-    config, section = self.config, self.config.experts[kind]
-    # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
-    steps = optim.steps(section.duration, section.batch_size, len(self.train_set))
+    config = self.config
     streams = [
       Stream(node, self.train_set, index, seed_of(config, 'expert', node))
       for node, index in self.chosen.items()
@@ -101,47 +102,39 @@ class _Trainer:
       keys = [jax.random.key(seed_of(config, 'adapter', node)) for node in self.chosen]
       fresh = [jax.device_get(resnet.init_adapter(self.model, key)) for key in keys]
       trained, frozen = {'adapter': population.stack(fresh)}, self.baseline
+    scale = upstream_data.scale_of(self.train_set, self.test_set, self.hierarchy)
+    run = describe(config, kind, self.model, scale, [*self.chosen], (trained, frozen))
     kept = []
-    run = rounds.Run(
-      f'experts/{kind}',
-      section,
+    job = rounds.Job(
       streams,
-      self.model,
-      trained,
-      frozen,
-      objectives.multi_label(self.model, self.hierarchy.table, self.hierarchy.num_leaves),
-      steps,
       f'{self.workdir}/experts/{kind}',
-      members_at_once=1 if kind == 'full' else description.adapters_at_once(),
-      evaluate=lambda mesh, streams, trained: self._evaluate(mesh, streams, trained, frozen),
+      evaluate=lambda mesh, part, trained: self._evaluate(run, mesh, part, trained),
       keep=lambda number, trained: kept.append(self._keep(kind, streams[number], trained)),
     )
-    steps_of = zip(self.chosen, rounds.train(config, self.board, run), strict=True)
+    steps_of = zip(self.chosen, rounds.train(config, self.board, run, job), strict=True)
     return kept, {node: int(step) for node, step in steps_of if step >= 0}
 
   def _keep(self, kind: str, stream: Stream, trained: dict) -> pool.Member:
     path = f'weights/{kind}.{_file_name(stream.name)}.npz'
     weights.save(f'{self.workdir}/{path}', trained)
+    seen = own_pool.Seen(self.config.upstream.data, self.train_set, stream.indices)
+    adapts = kind == 'adapter'
     return own_pool.describe(
-      self.workdir,
-      self.model,
       f'{kind}:{stream.name}',
       kind,
       path,
-      self.config.upstream.data,
-      self.train_set,
-      stream.indices,
-      stream.name,
-      self.baseline_path if kind == 'adapter' else None,
-      weights.content_hash(self.baseline),
+      trained,
+      seen,
+      self.baseline if adapts else None,
+      slice=stream.name,
+      backbone=self.baseline_path if adapts else None,
+      trained_from=weights.content_hash(self.baseline),
     )
 
-  def _evaluate(self, mesh, streams, trained, frozen) -> dict[str, np.ndarray]:
+  def _evaluate(self, run, mesh, streams, trained) -> dict[str, np.ndarray]:
     """Accuracies among all classes: of all test images, and of those of each expert's slice; there the baseline's too."""
-    predict = objectives.predict(self.model, self.hierarchy.num_leaves)
-    everything = np.arange(len(self.test_set))
-    count = evaluators.evaluator(self.config, mesh, predict, frozen)
-    counts = count(trained, self.test_set, everything)
+    count = evaluators.evaluator(self.config, mesh, run.predict, run.frozen)
+    counts = count(trained, self.test_set, np.arange(len(self.test_set)))
     of_slice, of_baseline = [], []
     for number, stream in enumerate(streams):
       classes = self._classes(stream.name)
@@ -167,6 +160,33 @@ class _Trainer:
     if node not in self.hierarchy.nodes:
       return np.ones(self.hierarchy.num_leaves, bool)
     return (self.hierarchy.table == self.hierarchy.index(node)).any(axis=1)
+
+
+def describe(
+  config: Config,
+  kind: str,
+  model: resnet.ResNet,
+  scale: upstream_data.Scale,
+  names: Sequence[str],
+  trees: tuple[Tree, Tree],
+) -> Run:
+  """How the experts of a kind train, from (those that train [P, …], those that do not), or their shapes."""
+  section = config.experts[kind]
+  trained, frozen = trees
+  return Run(
+    name=f'experts/{kind}',
+    field=f'experts.{kind}',
+    section=section,
+    names=names,
+    model=model,
+    trained=trained,
+    frozen=frozen,
+    objective=objectives.multi_label(model, scale.table, scale.classes),
+    predict=objectives.predict(model, scale.classes),
+    # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
+    steps=optim.steps(section.duration, section.batch_size, scale.images),
+    settings=same(section, len(names)),
+  )
 
 
 def _share(counts: evaluate.Counts, classes: np.ndarray) -> np.ndarray:

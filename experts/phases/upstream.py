@@ -1,6 +1,7 @@
 """Phase 1: train the baseline on all upstream data (EXP §4, §6.1)."""
 
 import os
+from typing import Any
 
 import jax
 import numpy as np
@@ -19,11 +20,13 @@ from experts.runs import (
   rounds,
   upstream_data,
 )
-from experts.runs.description import Config
+from experts.runs.description import Config, Run, same
 from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
 from experts.training import optim, population
 from experts.training.board import Board
+
+Tree = Any
 
 
 def run(config: Config, workdir: str, board: Board) -> None:
@@ -34,61 +37,72 @@ def run(config: Config, workdir: str, board: Board) -> None:
   params = jax.device_get(resnet.init(model, key, len(hierarchy.nodes)))
   params['head']['bias'] = _prior(train, hierarchy)
   start = _initial(config.upstream.init_from, params) if config.upstream.init_from else params
-  section = config.upstream
-  steps = optim.steps(section.duration, section.batch_size, len(train))
+  scale = upstream_data.scale_of(train, test, hierarchy)
+  training = describe(config, model, scale, population.stack([start]))
   logging.info(
     'upstream: %d images, %d classes, %d nodes; %d steps of %d',
-    len(train), hierarchy.num_leaves, len(hierarchy.nodes), steps, section.batch_size,
+    scale.images, scale.classes, scale.nodes, training.steps, config.upstream.batch_size,
   )  # fmt: skip
 
   everything = np.arange(len(train))
 
   def evaluate(mesh, _, trained):
-    count = evaluators.evaluator(config, mesh, objectives.predict(model, hierarchy.num_leaves), {})
+    count = evaluators.evaluator(config, mesh, training.predict, {})
     return {'test_accuracy': count(trained, test, np.arange(len(test))).accuracy()}
 
-  def snapshot(step, trained):
+  def keep_as(name, trained):
     os.makedirs(f'{workdir}/weights', exist_ok=True)
-    weights.save(f'{workdir}/weights/baseline@{step}.npz', trained)
+    weights.save(f'{workdir}/weights/{name}.npz', trained)
 
   def keep(_, trained):
-    os.makedirs(f'{workdir}/weights', exist_ok=True)
-    weights.save(f'{workdir}/weights/random.npz', params)
-    weights.save(f'{workdir}/weights/baseline.npz', trained)
+    keep_as('random', params)
+    keep_as('baseline', trained)
     labels = {'classes': train.class_names, 'edges': train.edges}
     files.write_json(labels, f'{workdir}/{candidates.labels_file("weights/baseline.npz")}')
-    every = section.keep_every
-    kinds = {'random': 'random', 'baseline': 'baseline'}
-    if every:
-      kinds |= {f'baseline@{step}': 'checkpoint' for step in range(every, steps, every)}
-    pool.write(
-      f'{workdir}/pool.json',
-      [
-        own_pool.describe(
-          workdir, model, name, kind, f'weights/{name}.npz', section.data, train,
-          everything[:0] if kind == 'random' else everything,
-        )
-        for name, kind in kinds.items()
-      ],
-      own_pool.settings(config),
-    )  # fmt: skip
+    _write_pool(config, workdir, train, training.steps, {'random': params, 'baseline': trained})
 
-  run = rounds.Run(
-    'upstream',
-    section,
+  job = rounds.Job(
     [Stream('baseline', train, everything, seed_of(config, 'upstream'))],
-    model,
-    population.stack([start]),
-    {},
-    objectives.multi_label(model, hierarchy.table, hierarchy.num_leaves),
-    steps,
     f'{workdir}/upstream',
     evaluate=evaluate,
     keep=keep,
-    snapshot=snapshot,
-    snapshot_every=section.keep_every,
+    snapshot=lambda step, trained: keep_as(f'baseline@{step}', trained),
+    snapshot_every=config.upstream.keep_every,
   )
-  rounds.train(config, board, run)
+  rounds.train(config, board, training, job)
+
+
+def describe(config: Config, model: resnet.ResNet, scale: upstream_data.Scale, start: Tree) -> Run:
+  """How the baseline trains, from trees [1, …] or their shapes."""
+  section = config.upstream
+  return Run(
+    name='upstream',
+    field='upstream',
+    section=section,
+    names=['baseline'],
+    model=model,
+    trained=start,
+    frozen={},
+    objective=objectives.multi_label(model, scale.table, scale.classes),
+    predict=objectives.predict(model, scale.classes),
+    steps=optim.steps(section.duration, section.batch_size, scale.images),
+    settings=same(section, 1),
+  )
+
+
+def _write_pool(config, workdir, train, steps, trees) -> None:
+  """The pool of a workdir without experts: the untrained control, the baseline, and its checkpoints."""
+  seen = own_pool.Seen(config.upstream.data, train, np.arange(len(train)))
+  unseen = seen._replace(indices=np.arange(0))
+  kinds = {'random': ('random', unseen), 'baseline': ('baseline', seen)}
+  if every := config.upstream.keep_every:
+    kinds |= {f'baseline@{step}': ('checkpoint', seen) for step in range(every, steps, every)}
+  listed = []
+  for name, (kind, data) in kinds.items():
+    path = f'weights/{name}.npz'
+    own = trees[name] if name in trees else weights.load(f'{workdir}/{path}')
+    listed.append(own_pool.describe(name, kind, path, own, data))
+  pool.write(f'{workdir}/pool.json', listed, own_pool.settings(config))
 
 
 def _prior(train: Dataset, hierarchy: hierarchies.Hierarchy) -> np.ndarray:

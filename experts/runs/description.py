@@ -1,5 +1,6 @@
-"""Which members a population has, with which settings, and the device memory that they take."""
+"""What is trained, said once: to train it, to plan its memory, and to compile it for devices that are not there."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from experts.models import resnet
-from experts.training import costs, optim, population
+from experts.training import costs, evaluate, optim, population
 from experts.training import mesh as meshes
 
 if TYPE_CHECKING:
@@ -22,6 +23,117 @@ Config: TypeAlias = 'ml_collections.ConfigDict'
 ADAPTERS_AT_ONCE = 8
 
 
+class Setting(NamedTuple):
+  """What members of one population may differ in, besides their data."""
+
+  learning_rate: float  # for the whole batch
+  weight_decay: float
+  mixup: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+  """Members that a phase trains side by side, all for as many steps.
+
+  Attributes:
+    name: of the run.
+    field: of the config, which holds the section.
+    section: the fields of `experts.config.TRAINING`.
+    names: one a member.
+    model: the network.
+    trained: trees that train, with a leading member axis; host arrays, or their shapes.
+    frozen: trees that do not, without a member axis.
+    objective: loss and accuracy of one member.
+    predict: what a test set is evaluated with.
+    steps: of every member, whatever the size of its data.
+    settings: one a member.
+    warmup: a duration; the section's if empty.
+  """
+
+  name: str
+  field: str
+  section: Config
+  names: Sequence[str]
+  model: resnet.ResNet
+  trained: Tree
+  frozen: Tree
+  objective: population.Objective
+  predict: evaluate.Predict
+  steps: int
+  settings: Sequence[Setting]
+  warmup: str = ''
+
+  def __len__(self) -> int:
+    return len(self.names)
+
+  def part(self, one: meshes.Round) -> 'Run':
+    """The members of a round."""
+    part = slice(one.start, one.start + one.members)
+    cut = lambda leaf: (
+      jax.ShapeDtypeStruct((one.members, *leaf.shape[1:]), leaf.dtype)
+      if isinstance(leaf, jax.ShapeDtypeStruct)
+      else leaf[part]
+    )
+    return dataclasses.replace(
+      self,
+      names=self.names[part],
+      settings=self.settings[part],
+      trained=jax.tree.map(cut, self.trained),
+    )
+
+  def population(self, at_once: int) -> population.Population:
+    """How the members train, so many of a device group in one `vmap`."""
+    section = self.section
+    warmup = optim.steps(self.warmup or section.warmup, section.batch_size, total_steps=self.steps)
+    return population.Population(
+      names=self.names,
+      objective=self.objective,
+      learning_rate=[one.learning_rate for one in self.settings],
+      weight_decay=[one.weight_decay for one in self.settings],
+      schedule=optim.staircase(self.steps, warmup, tuple(section.decay_at)),
+      momentum=section.momentum,
+      members_at_once=at_once,
+      gradient_dtype=self.model.dtype,
+    )
+
+  def at_once(self, platform: str) -> int:
+    """Most members that one `vmap` computes: one where their backbones differ, see `population.Population`."""
+    return adapters_at_once(platform) if 'backbone' in self.frozen else 1
+
+  def plan(
+    self, size: int, devices: Sequence[jax.Device], limit: int, loop: bool, most: int = 0
+  ) -> list[meshes.Round]:
+    """The rounds in which the members train; see `mesh.plan`.
+
+    Args:
+      size: of the images.
+      devices: all of the job's.
+      limit: bytes of memory of one of them.
+      loop: whether a device may train several members, one after the other.
+      most: members of a round, if not all.
+    """
+    at_once, most = self.at_once(devices[0].platform), most or len(self)
+    batch, needed = self.section.batch_size, self.need(size)
+    return [
+      dataclasses.replace(one, start=start + one.start)
+      for start in range(0, len(self), most)
+      for one in meshes.plan(
+        min(most, len(self) - start), batch, len(devices), needed, limit, at_once, loop
+      )
+    ]
+
+  def plan_whole(
+    self, members: int, size: int, devices: Sequence[jax.Device], limit: int
+  ) -> meshes.Round:
+    """A round of so many of the members."""
+    at_once, batch = self.at_once(devices[0].platform), self.section.batch_size
+    return meshes.plan_whole(members, batch, len(devices), self.need(size), limit, at_once)
+
+  def need(self, size: int) -> meshes.Need:
+    """The device memory that training on images of this size takes."""
+    return need(self.model, size, self.trained, self.frozen)
+
+
 def adapters_at_once(platform: str | None = None) -> int:
   """Adapter experts that one `vmap` trains on this machine or the named platform.
 
@@ -31,45 +143,10 @@ def adapters_at_once(platform: str | None = None) -> int:
   return ADAPTERS_AT_ONCE if (platform or jax.default_backend()) == 'cpu' else 1
 
 
-class Setting(NamedTuple):
-  """What members of one population may differ in, besides their data."""
-
-  learning_rate: float  # for the whole batch
-  weight_decay: float
-  mixup: float
-
-
-def describe(
-  section: Config,
-  names: Sequence[str],
-  model: resnet.ResNet,
-  objective: population.Objective,
-  steps: int,
-  settings: Sequence[Setting],
-  members_at_once: int = 1,
-  warmup: str = '',
-) -> population.Population:
-  """The population that a section of the config describes; see `rounds.Run` for the arguments."""
-  return population.Population(
-    names=names,
-    objective=objective,
-    learning_rate=[one.learning_rate for one in settings],
-    weight_decay=[one.weight_decay for one in settings],
-    schedule=optim.staircase(
-      steps,
-      optim.steps(warmup or section.warmup, section.batch_size, total_steps=steps),
-      tuple(section.decay_at),
-    ),
-    momentum=section.momentum,
-    members_at_once=members_at_once,
-    gradient_dtype=model.dtype,
-  )
-
-
-def setting(section: Config) -> Setting:
-  """The one of a section, for all its members."""
+def same(section: Config, members: int) -> list[Setting]:
+  """The setting of a section, for all of its members."""
   rate = optim.scaled(section.learning_rate, section.batch_size)
-  return Setting(rate, section.weight_decay, section.mixup)
+  return [Setting(rate, section.weight_decay, section.mixup)] * members
 
 
 def need(model: resnet.ResNet, size: int, trained: Tree, frozen: Tree) -> meshes.Need:

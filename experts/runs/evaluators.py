@@ -22,7 +22,7 @@ Tree = Any
 def evaluator(
   config: Config,
   mesh: jax.sharding.Mesh,
-  predict_fn: evaluate.Predict,
+  predict: evaluate.Predict,
   frozen: Tree,
   transform: transforms.Transform | None = None,
 ) -> Callable[[Tree, Dataset, np.ndarray], evaluate.Counts]:
@@ -30,7 +30,7 @@ def evaluator(
   transform = transform or views.eval_transform(config.image.size, config.image.resize)
 
   def count(trained, dataset, indices):
-    measure = evaluate.make_evaluate(predict_fn, mesh, dataset.num_classes)
+    measure = evaluate.make_evaluate(predict, mesh, dataset.num_classes)
     source = batches.eval_batches(
       dataset,
       indices,

@@ -2,7 +2,7 @@
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -14,7 +14,6 @@ from experts.data import batches, look, splits
 from experts.models import resnet, weights
 from experts.reporting import files, outcomes
 from experts.runs import (
-  description,
   evaluators,
   objectives,
   rounds,
@@ -23,11 +22,13 @@ from experts.runs import (
   unfinished,
   views,
 )
-from experts.runs.description import Config
+from experts.runs.description import Config, Run, Setting
 from experts.runs.streams import Stream, seed_of
 from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
+
+Tree = Any
 
 _SWEEP, _TEST = 'validation', 'test'
 
@@ -49,6 +50,44 @@ def open_task(config: Config, name: str) -> splits.Task:
     look.hold(task.train, task.all, side)
   look.hold(task.test, task.test_indices, whole)
   return task
+
+
+def describe(
+  section: Config,
+  name: str,
+  model: resnet.ResNet,
+  trials: Sequence[sweeps.Trial],
+  start: Tree,
+  warmup: str,
+) -> Run:
+  """How trials of one length train, from trees [P, …] or their shapes, by the config's section `transfer`."""
+  return Run(
+    name=name,
+    field='transfer',
+    section=section,
+    names=[
+      f'lr{one.lr:g}-steps{one.steps}'
+      + (f'-decay{one.weight_decay:g}' if one.weight_decay else '')
+      + (f'-mixup{one.mixup:g}' if one.mixup else '')
+      + f'-seed{one.seed}'
+      for one in trials
+    ],
+    model=model,
+    trained=start,
+    frozen={},
+    objective=objectives.single_label(model),
+    predict=objectives.predict(model),
+    steps=trials[0].steps,
+    settings=[
+      Setting(
+        optim.scaled(one.lr, section.batch_size, section.base_batch_size),
+        one.weight_decay,
+        one.mixup,
+      )
+      for one in trials
+    ],
+    warmup=warmup,
+  )
 
 
 class Trainer:
@@ -147,73 +186,49 @@ class Trainer:
 
     Their trees are added to `kept`, if that is a list, on the process that writes.
     """
-    section = self._config.transfer
+    config, task = self._config, self._task
     settings, params = self._load()
     model = resnet.from_settings(settings)
-    params['head'] = jax.device_get(resnet.init_head(model, self._task.train.num_classes))
-    run = f'transfer/{self._task.name}/{self._member.name}/{split}'
-    names = [
-      f'lr{one.lr:g}-steps{one.steps}'
-      + (f'-decay{one.weight_decay:g}' if one.weight_decay else '')
-      + (f'-mixup{one.mixup:g}' if one.mixup else '')
-      + f'-seed{one.seed}'
-      for one in trials
-    ]
+    params['head'] = jax.device_get(resnet.init_head(model, task.train.num_classes))
+    run = describe(
+      config.transfer,
+      f'transfer/{task.name}/{self._member.name}/{split}',
+      model,
+      trials,
+      population.repeat(params, len(trials)),
+      sweeps.warmup(config, trials[0].steps, len(task.fit)),
+    )
     streams = [
       # The same seed, the same order of images: learning rates are compared on equal terms.
-      Stream(
-        name,
-        self._task.train,
-        indices,
-        seed_of(self._config, self._task.name, str(one.seed)),
-      )
-      for name, one in zip(names, trials)
+      Stream(name, task.train, indices, seed_of(config, task.name, str(one.seed)))
+      for name, one in zip(run.names, trials)
     ]
     accuracy, trees = np.full(len(trials), np.nan), {}
 
     def evaluate(mesh, part, trained):
-      whole = views.task_transform(self._config.image.size)
-      count = evaluators.evaluator(self._config, mesh, objectives.predict(model), {}, whole)
+      whole = views.task_transform(config.image.size)
+      count = evaluators.evaluator(config, mesh, run.predict, {}, whole)
       on_test = split == _TEST
-      dataset = self._task.test if on_test else self._task.train
-      images = self._task.test_indices if on_test else self._task.validation
-      counts = count(trained, dataset, images)
+      dataset = task.test if on_test else task.train
+      counts = count(trained, dataset, task.test_indices if on_test else task.validation)
       by_metric = {'accuracy': counts.accuracy, 'mean_per_class': counts.mean_per_class}
-      found = by_metric[self._task.metric]()
+      found = by_metric[task.metric]()
       accuracy[[place[id(stream)] for stream in part]] = found
       return {f'{split}_accuracy': found}
 
     place = {id(stream): number for number, stream in enumerate(streams)}
-    described = rounds.Run(
-      run,
-      section,
-      streams,
-      model,
-      population.repeat(params, len(names)),
-      {},
-      objectives.single_label(model),
-      trials[0].steps,
-      unfinished.trials(self._unfinished(split), trials[0].steps, self._decides(trials, indices)),
-      passing=True,
-      settings=[
-        description.Setting(
-          optim.scaled(one.lr, section.batch_size, section.base_batch_size),
-          one.weight_decay,
-          one.mixup,
-        )
-        for one in trials
-      ],
-      warmup=sweeps.warmup(self._config, trials[0].steps, len(self._task.fit)),
-      evaluate=evaluate,
-      keep=None if kept is None else trees.__setitem__,
+    folder = unfinished.trials(
+      self._unfinished(split), trials[0].steps, self._decides(trials, indices)
     )
+    keep = None if kept is None else trees.__setitem__
+    job = rounds.Job(streams, folder, passing=True, evaluate=evaluate, keep=keep)
     # Not a number for a trial that diverged: it is no result to choose by.
-    accuracy[rounds.train(self._config, self._board, described) >= 0] = np.nan
+    accuracy[rounds.train(config, self._board, run, job) >= 0] = np.nan
     if kept is not None and hosts.first():
       kept += [trees.get(number) for number in range(len(trials))]
-    for name, row in zip(names, self._rows(trials, split, accuracy)):
+    for name, row in zip(run.names, self._rows(trials, split, accuracy)):
       reached = row.pop('accuracy')
-      self._board.hparams(f'{run}/{name}', row, {'accuracy': reached})
+      self._board.hparams(f'{run.name}/{name}', row, {'accuracy': reached})
     return accuracy
 
   def _unfinished(self, split) -> str:

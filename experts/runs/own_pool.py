@@ -2,14 +2,17 @@
 
 import dataclasses
 import os
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experts.data.dataset import Dataset
-from experts.models import resnet, weights
+from experts.models import weights
 from experts.runs.description import Config
 from experts.selection import pool
+
+Tree = Any
 
 
 def settings(config: Config) -> dict[str, object]:
@@ -17,42 +20,44 @@ def settings(config: Config) -> dict[str, object]:
   return {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
 
 
+class Seen(NamedTuple):
+  """What a network was trained on: these images of upstream data, which the config names so."""
+
+  upstream: str
+  data: Dataset
+  indices: np.ndarray
+
+
 def describe(
-  workdir: str,
-  model: resnet.ResNet,
-  name: str,
-  kind: str,
-  path: str,
-  upstream: str,
-  train: Dataset,
-  indices: np.ndarray,
-  node: str | None = None,
-  backbone: str | None = None,
-  trained_from: str | None = None,
+  name: str, kind: str, path: str, trees: Tree, seen: Seen, shared: Tree | None = None, **known: Any
 ) -> pool.Member:
-  """Describes a network whose weights lie in `path`, relative to the workdir, trained on these images."""
-  number = np.bincount(train.labels[indices], minlength=train.num_classes)
-  params = weights.load(f'{workdir}/{path}')
-  trees = (
-    {'backbone': {}, **params}
-    if not backbone
-    else {**weights.load(f'{workdir}/{backbone}'), **params}
-  )
-  counted = {k: v for k, v in trees.items() if k != 'head'}
+  """Describes a network that was trained here.
+
+  Args:
+    name: in the pool.
+    kind: of `pool.NETWORKS`.
+    path: of its weights, relative to the workdir.
+    trees: that lie there.
+    seen: what it was trained on.
+    shared: what an adapter expert computes with besides, from the baseline's file.
+    **known: other fields of `pool.Member`.
+  """
+  data, indices = seen.data, seen.indices
+  number = np.bincount(data.labels[indices], minlength=data.num_classes)
+  whole = {**(shared or {}), **trees}
+  counted = [tree for tree in whole if tree != 'head']
   return pool.Member(
     name=name,
     kind=kind,
-    upstream=upstream,
-    slice=node,
+    upstream=seen.upstream,
     images=len(indices),
-    parameters=sum(leaf.size for leaf in jax.tree.leaves(counted)),
-    dimension=model.embedding_dim,
+    parameters=sum(leaf.size for tree in counted for leaf in jax.tree.leaves(whole[tree])),
+    dimension=len(whole['head']['kernel']),
     weights=path,
-    backbone=backbone,
-    trained_from=trained_from,
-    definition=train.definitions.get(node),
-    labels={train.class_names[label]: int(number[label]) for label in np.flatnonzero(number)},
-    hash=weights.content_hash(params),
+    definition=data.definitions.get(known.get('slice')),
+    labels={data.class_names[label]: int(number[label]) for label in np.flatnonzero(number)},
+    hash=weights.content_hash(trees),
+    **{'slice': None} | known,
   )
 
 

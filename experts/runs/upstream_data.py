@@ -1,4 +1,6 @@
-"""The upstream data, and the slices of it that experts train on."""
+"""The upstream data, how large it is, and the slices of it that experts train on."""
+
+import dataclasses
 
 import numpy as np
 
@@ -6,6 +8,46 @@ from experts.data import hierarchy as hierarchies
 from experts.data import slices, sources
 from experts.data.dataset import Dataset
 from experts.runs.description import Config
+
+# Levels of WordNet's noun hierarchy above its deepest synset: the length of a label's list of ancestors.
+_ANCESTORS = 20
+
+
+@dataclasses.dataclass(frozen=True)
+class Scale:
+  """How large upstream data is.
+
+  Attributes:
+    images: to train on.
+    test_images: to test on.
+    classes: labels.
+    nodes: labels and their ancestors.
+    table: int32 [classes, A], the nodes that are true of each label, padded with -1.
+  """
+
+  images: int
+  test_images: int
+  classes: int
+  nodes: int
+  table: np.ndarray
+
+
+def scale(config: Config) -> Scale:
+  """As the config says; where it does not, the data is looked at.
+
+  Raises:
+    FileNotFoundError: data that is not there and whose size the config does not say.
+  """
+  size = config.upstream.size
+  if size.nodes:
+    table = np.zeros((size.classes, _ANCESTORS), np.int32)
+    return Scale(size.images, size.test_images, size.classes, size.nodes, table)
+  return scale_of(*open_data(config))
+
+
+def scale_of(train: Dataset, test: Dataset, hierarchy: hierarchies.Hierarchy) -> Scale:
+  """The scale of data that is open."""
+  return Scale(len(train), len(test), hierarchy.num_leaves, len(hierarchy.nodes), hierarchy.table)
 
 
 def open_data(config: Config) -> tuple[Dataset, Dataset, hierarchies.Hierarchy]:

@@ -11,7 +11,8 @@ from experts.data import dataset
 from experts.models import resnet
 from experts.phases import experts
 from experts.reporting import files
-from experts.runs import description, objectives, rounds
+from experts.runs import objectives, rounds
+from experts.runs.description import Run, Setting
 from experts.runs.streams import Stream
 from experts.training import board, loop, population
 
@@ -33,17 +34,22 @@ def train(config_file, tmp_path):
 
   def run(rates):
     kept = {}
-    described = rounds.Run(
-      'experts/full',
-      section,
+    described = Run(
+      name='experts/full',
+      field='experts.full',
+      section=section,
+      names=_NAMES,
+      model=model,
+      trained=population.repeat(params, len(rates)),
+      frozen={},
+      objective=objectives.single_label(model),
+      predict=objectives.predict(model),
+      steps=6,
+      settings=[Setting(rate, 0.0, 0.0) for rate in rates],
+    )
+    job = rounds.Job(
       [Stream(name, data, np.arange(24), i) for i, name in enumerate(_NAMES)],
-      model,
-      population.repeat(params, len(rates)),
-      {},
-      objectives.single_label(model),
-      6,
       f'{tmp_path}/experts/full',
-      settings=[description.Setting(rate, 0.0, 0.0) for rate in rates],
       evaluate=lambda mesh, streams, trained: {
         'slice_accuracy': np.full(len(streams), 0.5),
         'baseline_slice_accuracy': np.full(len(streams), 0.25),
@@ -51,7 +57,7 @@ def train(config_file, tmp_path):
       keep=kept.__setitem__,
     )
     quiet = board.Board(tmp_path / 'tensorboard', enabled=False)
-    return rounds.train(config, quiet, described), kept
+    return rounds.train(config, quiet, described, job), kept
 
   run.folder = tmp_path
   return run
