@@ -32,7 +32,7 @@ import numpy as np
 import tabulate
 from absl import app, flags
 
-from experts.models import layers, resnet, weights
+from experts.models import layers, ours, resnet, weights
 from experts.selection import embed, networks, pool
 
 _QUICK = flags.DEFINE_bool('quick', False, 'Small sizes: tells that it runs, not how fast.')
@@ -71,7 +71,7 @@ def _bank(model, params, pixels) -> None:
   place = lambda bank: jax.device_put(given | {'bank': bank}, mesh.devices.flat[0])
   singles, together = [place(bank) for bank in one], place(everything)
   run = lambda held: networks.embed(
-    model, mesh, held, networks.batches(mesh, pixels, len(pixels)), len(pixels)
+    ours.Network(model), mesh, held, networks.batches(mesh, pixels, len(pixels)), len(pixels)
   )
   times = _in_turn(
     {'separate': lambda: [run(held) for held in singles], 'bank': lambda: run(together)}
@@ -82,33 +82,40 @@ def _bank(model, params, pixels) -> None:
 
 
 def _reading(model, params, size) -> None:
-  settings = {'size': size, 'resize': 0}
+  dtype = jnp.dtype(model.dtype).name
+  settings = {**ours.fields(model), 'dtype': dtype, 'size': size, 'resize': 0}
   pixels = np.random.default_rng(1).integers(0, 256, (_IMAGES.value, size, size, 3), np.uint8)
   task = embed.Images('task', len(pixels), lambda *_: pixels)
   with tempfile.TemporaryDirectory() as folder:
     members = []
     for i in range(_MODELS.value):
-      own = jax.tree.map(lambda leaf, i=i: leaf + np.float32(i), params)
-      weights.save(f'{folder}/{i}.npz', own)
+      trees = jax.tree.map(lambda leaf, i=i: leaf + np.float32(i), params)
+      weights.save(f'{folder}/{i}.npz', trees)
       members.append(
         pool.Member(
-          str(i), 'full', '', None, 0, 0, model.embedding_dim, f'{i}.npz', weights.content_hash(own)
+          str(i),
+          'full',
+          '',
+          None,
+          0,
+          0,
+          model.embedding_dim,
+          f'{i}.npz',
+          weights.content_hash(trees),
         )
       )
 
     def search(part):
-      for _ in embed.embed_pool(part, folder, [task], settings, model, _BATCH.value):
+      for _ in embed.embed_pool(part, folder, [task], settings, _BATCH.value):
         pass
 
     mesh = networks.make_mesh(1, jax.local_devices()[:1])
-    load = lambda: jax.block_until_ready(
-      networks.load_unit(members[:1], folder, mesh, model, None)[1]
-    )
+    load = lambda: jax.block_until_ready(networks.load_unit(members[:1], folder, mesh, settings)[1])
     held = load()
     times = _in_turn(
       {
         'device alone': lambda: networks.embed(
-          model, mesh, held, networks.batches(mesh, pixels, _BATCH.value), len(pixels)
+          ours.Network(model), mesh, held, networks.batches(mesh, pixels, _BATCH.value), len(pixels)
         ),
         'reading alone': load,
         # One call a model: there is no next one whose weights could be read.

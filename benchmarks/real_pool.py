@@ -28,9 +28,10 @@ from sklearn import linear_model, pipeline, preprocessing
 
 from benchmarks import litert, real_pool_config
 from experts.data import hierarchy, sources, splits, wordnet
+from experts.models import opaque
 from experts.reporting import files, statistics
 from experts.runs import candidates, tasks
-from experts.selection import cache, embed, evaluation, foreign, knn, pool
+from experts.selection import cache, embed, evaluation, knn, pool
 
 _SHARED = flags.DEFINE_string('shared', '../shared', 'Folder of the models and the images.')
 _WORKDIR = flags.DEFINE_string('workdir', 'runs/real_pool', 'Folder for the results.')
@@ -79,7 +80,7 @@ def make_pool(models: pathlib.Path, path: pathlib.Path) -> list[pool.Member]:
         parameters=graph.parameters,
         dimension=graph.dimension,
         weights=f'benchmarks.litert:{file.stem}',
-        hash=foreign.content_hash(str(file)),
+        hash=opaque.content_hash(str(file)),
         imagenet_accuracy=accuracy,
         size=graph.size,
       )
@@ -170,7 +171,6 @@ def probe(config, task: splits.Task, members: list[pool.Member]) -> list[Probe]:
     '',
     [candidates.images_of(candidates.show(config, each)) for each in (task, test)],
     {},
-    None,
     256,
     cache.Cache(config.run.embedding_cache),
   )

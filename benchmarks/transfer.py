@@ -26,7 +26,7 @@ from absl import app, flags
 from configs import quickstart, vtab_knn
 from experts import programs
 from experts.data import batches
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.runs import description, fine_tuning, objectives, views
 from experts.training import mesh as meshes
 from experts.training import optim, population
@@ -53,28 +53,28 @@ class _FineTune:
     config = quickstart.get_config()
     self._config, self.section = config, config.transfer
     self._task = fine_tuning.open_task(config, 'digits')
-    self._model = resnet.from_settings(config.model)
+    self._network = ours.build(config.model)
     classes = self._task.train.num_classes
-    self._params = jax.device_get(resnet.init(self._model, jax.random.key(0), classes))
+    self._params = jax.device_get(resnet.init(self._network.resnet, jax.random.key(0), classes))
     self.trials = list(itertools.product(self.section.learning_rates, range(_SEEDS)))
 
   def train(self, trials: Sequence[tuple[float, int]], steps: int) -> float:
     """Trains some trials at the same time; returns the seconds that the first call of the step took."""
     section, size = self.section, self._config.image.size
     trained = population.repeat(self._params, len(trials))
-    need = description.need(self._model, size, trained, {})
+    need = description.need(self._network, size, trained, {})
     limit = meshes.memory_limit(jax.local_devices()[0])
     layout = meshes.plan_whole(len(trials), section.batch_size, jax.device_count(), need, limit)
     mesh = meshes.make(layout.groups, layout.shards)
     described = population.Population(
       names=[f'lr{rate:g}-seed{seed}' for rate, seed in trials],
-      objective=objectives.single_label(self._model),
+      objective=objectives.single_label(self._network),
       learning_rate=[optim.scaled(rate, section.batch_size) for rate, _ in trials],
       weight_decay=[0.0] * len(trials),
       schedule=optim.staircase(_FIRST_RUN, 0, tuple(section.decay_at)),
       momentum=section.momentum,
       members_at_once=layout.at_once,
-      gradient_dtype=self._model.dtype,
+      gradient_dtype=self._network.dtype,
     )
     step = population.make_step(described, mesh)
     state, first, last = population.create_state(described, mesh, trained), None, None

@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from experts.models.kinds import KINDS
 from experts.reporting import results
 from experts.selection import knn, pool, strategies
 from experts.training import cadence, optim, profile
@@ -216,7 +217,7 @@ SCHEMA = {
     'max_parameters': integer(0),
     'max_dimension': integer(0),
     'upstream': STR,
-    'kinds': some_of(*pool.KINDS),
+    'kinds': some_of(*KINDS),
   },
   'transfer': {
     'models': choice('all', 'chosen'),

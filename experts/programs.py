@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experts.data import natural6, splits, vtab
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.phases import dat, domain_predictor, experts, upstream
 from experts.runs import description, evaluators, fine_tuning, sweeps, upstream_data
 from experts.runs.candidates import pool_path
@@ -83,30 +83,32 @@ def programs(config: Config, devices: Sequence[jax.Device], limit: int) -> list[
 
 
 def _of_upstream(config, devices, limit) -> Iterator[Program]:
-  scale, model = upstream_data.scale(config), _model(config, devices)
-  start = _stacked(_network(model, scale.nodes), 1)
-  run = upstream.describe(config, model, scale, start)
+  scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
+  start = _stacked(network.shapes(scale.nodes), 1)
+  run = upstream.describe(config, network, scale, start)
   yield from _training(config, devices, limit, run, scale.test_images)
 
 
 def _of_experts(config, devices, limit) -> Iterator[Program]:
-  scale, model = upstream_data.scale(config), _model(config, devices)
+  scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
   names = [str(i) for i in range(_number_of_experts(config))]
-  network = _network(model, scale.nodes)
-  adapter = {'adapter': jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))}
+  whole = network.shapes(scale.nodes)
+  adapter = {
+    'adapter': jax.eval_shape(lambda: resnet.init_adapter(network.resnet, jax.random.key(0)))
+  }
   for kind in config.experts.kinds:
-    own, frozen = (network, {}) if kind == 'full' else (adapter, network)
-    trees = _stacked(own, len(names)), frozen
-    run = experts.describe(config, kind, model, scale, names, trees)
+    fresh, frozen = (whole, {}) if kind == 'full' else (adapter, whole)
+    trees = _stacked(fresh, len(names)), frozen
+    run = experts.describe(config, kind, network, scale, names, trees)
     yield from _training(config, devices, limit, run, scale.test_images)
 
 
 def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
-  scale, model = upstream_data.scale(config), _model(config, devices)
+  scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
   # A random slice is nothing to predict.
   slices = _number_of_experts(config) // (2 if config.experts.controls else 1)
-  start = _stacked(_network(model, slices), 1)
-  run = domain_predictor.describe(config, model, scale.images, start)
+  start = _stacked(network.shapes(slices), 1)
+  run = domain_predictor.describe(config, network, scale.images, start)
   yield from _training(config, devices, limit, run, scale.test_images)
 
 
@@ -115,13 +117,12 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
   config = config.copy_and_resolve_references()
   size = max([settings['size'], *(spec.size for spec in config.tasks.values())])
   config.image.update(size=size, resize=max(size, settings['resize']))
-  model = resnet.from_settings(settings, devices[0].platform)
+  network = ours.build(settings, devices[0].platform)
   section = config.transfer
   sizes = _tasks(config)
   candidates = len(_pool(config)[1]) if section.models == 'all' else 2
   # Tasks differ in their heads alone: the largest stands for all.
   largest = max(sizes.values(), key=lambda size: size.classes)
-  network = _network(model, largest.classes)
   train = lambda size: size.images - size.validation
   selections, retrains = sweeps.numbers(config)
   points = [point for i in range(selections) for point in sweeps.points(config, i)]
@@ -143,29 +144,31 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
     run = fine_tuning.describe(
       section,
       f'transfer {name}',
-      model,
+      network,
       [trial] * number,
-      _stacked(network, number),
+      _stacked(network.shapes(largest.classes), number),
       section.warmups[0],
     )
     yield from _training(config, devices, limit, run, images * candidates)
 
 
 def _of_dat(config, devices, limit) -> Iterator[Program]:
-  scale, model = upstream_data.scale(config), _model(config, devices)
+  scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
   names = [*config.tasks]
-  start = _stacked(_network(model, scale.nodes), len(names))
-  yield from _training(config, devices, limit, dat.describe(config, model, scale, names, start), 0)
+  start = _stacked(network.shapes(scale.nodes), len(names))
+  yield from _training(
+    config, devices, limit, dat.describe(config, network, scale, names, start), 0
+  )
 
 
 def _of_select(config, devices, limit) -> Iterator[Program]:
   del limit  # One batch of one model: far below it.
   settings, candidates = _pool(config)
-  model = resnet.from_settings(settings, devices[0].platform)
+  network = ours.build(settings, devices[0].platform)
   local = [d for d in devices if d.process_index == devices[0].process_index]
   hosts = len(devices) // len(local)
-  size, backbone = settings['size'], _network(model, 1)['backbone']
-  adapter = jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(0)))
+  size, backbone = settings['size'], network.shapes(1)['backbone']
+  adapter = jax.eval_shape(lambda: resnet.init_adapter(network.resnet, jax.random.key(0)))
   sizes = _tasks(config).values()
   looked_at = [min(one.images, config.select.images or one.images) for one in sizes]
   seen = {}
@@ -190,7 +193,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     yield Program(
       name=f'embed {number} {kind}',
       phase='select',
-      function=networks.make_program(model, mesh),
+      function=networks.make_program(network, mesh),
       arguments=(
         {name: meshes.abstract(params[name], mesh, spec) for name, spec in places.items()},
         meshes.abstract(images, mesh, P('data')),
@@ -208,7 +211,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       name=f'kNN of {number} {kind}',
       phase='select',
       function=knn.make_program(tuple(local[:on])),
-      arguments=knn.abstract_arguments(number, samples, model.embedding_dim, local),
+      arguments=knn.abstract_arguments(number, samples, network.dimension, local),
       mesh=mesh,
       reason=reason,
       calls=times * len(sizes) * (number // on),
@@ -283,10 +286,6 @@ def _examples(members: int, batch: int, size: int, mixed: bool) -> Tree:
   return examples
 
 
-def _model(config, devices) -> resnet.ResNet:
-  return resnet.from_settings(config.model, devices[0].platform)
-
-
 def _alike(rounds: Sequence[meshes.Round]) -> list[tuple[meshes.Round, int]]:
   """Rounds of one shape are one program: the first of each, and how many there are."""
   counts = {}
@@ -294,10 +293,6 @@ def _alike(rounds: Sequence[meshes.Round]) -> list[tuple[meshes.Round, int]]:
     shape = (one.members, one.groups, one.at_once)
     counts[shape] = (counts[shape][0] if shape in counts else one, counts.get(shape, (0, 0))[1] + 1)
   return list(counts.values())
-
-
-def _network(model: resnet.ResNet, classes: int) -> Tree:
-  return jax.eval_shape(lambda: resnet.init(model, jax.random.key(0), classes))
 
 
 def _stacked(tree: Tree, number: int) -> Tree:

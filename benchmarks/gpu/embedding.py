@@ -21,7 +21,7 @@ import numpy as np
 from absl import app
 
 from benchmarks.gpu import measure, peer
-from experts.models import resnet, weights
+from experts.models import ours, resnet, weights
 from experts.selection import embed, knn, networks, pool
 from launch.dry_run import flops
 
@@ -45,7 +45,8 @@ class _Search:
     self.task = embed.Images('task', self.images, lambda *_: pixels, 'random')
     self.pixels = pixels
     self.labels = np.random.default_rng(1).integers(self.images // 10, size=self.images)
-    self.settings = {'size': self.side, 'resize': 0}
+    dtype = np.dtype(self.model.dtype).name
+    self.settings = {**ours.fields(self.model), 'dtype': dtype, 'size': self.side, 'resize': 0}
 
   def write(self, number: int, kind: str) -> list[pool.Member]:
     """Writes members of a kind; fewer files than members if the disk is slow or small, then they share them."""
@@ -82,9 +83,7 @@ class _Search:
   def run(self, members: list[pool.Member]) -> list[float]:
     """Embeds and scores with all members; seconds of each unit of them."""
     times, last = [], time.perf_counter()
-    for part in embed.embed_pool(
-      members, self.folder, [self.task], self.settings, self.model, self.batch
-    ):
+    for part in embed.embed_pool(members, self.folder, [self.task], self.settings, self.batch):
       knn.leave_one_out(part.embeddings, self.labels)
       times.append(time.perf_counter() - last)
       last = time.perf_counter()
@@ -94,9 +93,9 @@ class _Search:
     """Seconds of the device for one unit, with weights and images on it; medians."""
     unit, groups = networks.units(members, 1)[0]
     mesh = networks.make_mesh(groups, jax.local_devices()[:1])
-    _, params, _ = networks.load_unit(unit, self.folder, mesh, self.model, None)
+    _, params, _ = networks.load_unit(unit, self.folder, mesh, self.settings)
     images = list(networks.batches(mesh, self.pixels, self.batch))
-    program = networks.make_program(self.model, mesh)
+    program = networks.make_program(ours.Network(self.model), mesh)
     run = lambda: [program(params, one) for one in images]
     run()
     return statistics.median(measure.clock(run) for _ in range(_ROUNDS))

@@ -16,7 +16,7 @@ import numpy as np
 from absl import app
 
 from benchmarks.gpu import measure
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.runs import description, objectives
 from experts.training import board, cadence, loop, optim, population
 from experts.training import mesh as meshes
@@ -43,13 +43,13 @@ class _Sweep:
     """Fine-tunes some of the trials at the same time; seconds."""
     started = time.perf_counter()
     trained = population.repeat(self._params, len(trials))
-    need = description.need(self.model, self._side, trained, {})
+    need = description.need(ours.Network(self.model), self._side, trained, {})
     limit = meshes.memory_limit(jax.local_devices()[0])
     layout = meshes.plan_whole(len(trials), self.batch, 1, need, limit)
     mesh = meshes.make(layout.groups, layout.shards, jax.devices()[:1])
     described = population.Population(
       names=[f'trial{i}' for i in trials],
-      objective=objectives.single_label(self.model),
+      objective=objectives.single_label(ours.Network(self.model)),
       learning_rate=[1e-4 if i % 2 else 3e-4 for i in trials],
       weight_decay=[0.0] * len(trials),
       schedule=optim.staircase(10_000, 0, ()),

@@ -17,7 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.gpu import measure, peer
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.runs import description, objectives
 from experts.training import mesh as meshes
 from experts.training import optim, population
@@ -46,14 +46,14 @@ class Trained:
     else:
       trained, frozen = population.repeat(params, number), {}
     self.trained, self.frozen = trained, frozen
-    self.need = description.need(self.model, self.side, trained, frozen)
+    self.need = description.need(ours.Network(self.model), self.side, trained, frozen)
     self.limit = meshes.memory_limit(jax.local_devices()[0])
     at_once = description.adapters_at_once() if self.adapter else 1
     self.layout = meshes.plan_whole(number, batch, 1, self.need, self.limit, at_once)
     table = np.arange(_LEAVES)[:, None] // np.array([1, 10, 100]) % _CLASSES
     self.population = population.Population(
       names=[f'{kind}{i}' for i in range(number)],
-      objective=objectives.multi_label(self.model, table.astype(np.int32), _LEAVES),
+      objective=objectives.multi_label(ours.Network(self.model), table.astype(np.int32), _LEAVES),
       learning_rate=[1e-4] * number,
       weight_decay=[1e-4] * number,
       schedule=optim.staircase(10_000, 0, ()),

@@ -1,13 +1,12 @@
 """ResNet-v2 with group normalisation and weight standardisation, as in BiT."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from experts.models import adapters, layers
+from experts.models import adapters, layers, network
 
 Params = Any
 
@@ -169,32 +168,11 @@ class ResNet(nn.Module):
     return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
 
-def from_settings(settings: Mapping[str, Any], platform: str | None = None) -> ResNet:
-  """The backbone that `config.model`, or a pool's 'model', describes; for this machine or the named platform."""
-  dtype = settings['dtype']
-  if dtype == 'auto':
-    dtype = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
-  return ResNet(
-    depth=settings['depth'],
-    width=settings['width'],
-    root=settings['root'],
-    dtype=jnp.dtype(dtype),
-  )
-
-
 def init(model: ResNet, rng: jax.Array, num_classes: int) -> Params:
   """Returns {'backbone', 'head'}: random kernels and a zero head over `num_classes`."""
   # Under jit the forward pass that shapes the parameters is dropped as dead code.
   backbone = jax.jit(model.init)(rng, jnp.zeros((1, 32, 32, 3)))['params']
-  return {'backbone': backbone, 'head': init_head(model, num_classes)}
-
-
-def init_head(model: ResNet, num_classes: int) -> Params:
-  """Returns a zero dense layer {'kernel': [D, C], 'bias': [C]}."""
-  return {
-    'kernel': jnp.zeros((model.embedding_dim, num_classes)),
-    'bias': jnp.zeros(num_classes),
-  }
+  return {'backbone': backbone, 'head': network.head(model.embedding_dim, num_classes)}
 
 
 def init_adapter(model: ResNet, rng: jax.Array) -> Params:

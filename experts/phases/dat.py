@@ -11,7 +11,8 @@ from absl import logging
 
 from experts.data import batches, splits
 from experts.data.dataset import Dataset
-from experts.models import resnet, weights
+from experts.models import ours, weights
+from experts.models.network import Network
 from experts.runs import (
   candidates,
   costs,
@@ -26,7 +27,7 @@ from experts.runs import (
 )
 from experts.runs.description import Config, Run, same
 from experts.runs.streams import Stream, seed_of
-from experts.selection import networks, pool
+from experts.selection import pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
@@ -37,12 +38,12 @@ def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves weights/dat.TASK.npz, the trials of each as model 'dat' in trials.csv, and its price in costs.csv."""
   path = candidates.pool_path(config, workdir)
   settings, folder = pool.read_model(path), os.path.dirname(path)
-  own = _baseline(path)
-  config = fine_tuning.with_size_of(own, settings, config)
-  model = resnet.from_settings(settings)
+  known = _baseline(path)
+  config = fine_tuning.with_size_of(known, settings, config)
+  network = ours.build(settings)
   train, _, hierarchy = upstream_data.open_data(config)
-  loaded = tasks.load_all(config, tasks.sides_of(config, [own], settings, selects=True))
-  baseline = networks.load_member(own, folder)
+  loaded = tasks.load_all(config, tasks.sides_of(config, [known], settings, selects=True))
+  baseline = ours.load(known, folder)
   if len(baseline['head']['bias']) != len(hierarchy.nodes):
     raise ValueError(
       f'pool {path}: the baseline knows {len(baseline["head"]["bias"])} nodes, {train.name} has {len(hierarchy.nodes)}; '
@@ -57,7 +58,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
       train,
       np.arange(len(train)),
       seed_of(config, 'dat', task.name),
-      batches.weighted(train.labels, _weights(config, model, baseline, task, train)),
+      batches.weighted(train.labels, _weights(config, network, baseline, task, train)),
     )
     for task in loaded
   ]
@@ -67,7 +68,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
     weights.save(f'{workdir}/{_path(loaded[number].name)}', trained)
 
   names = [task.name for task in loaded]
-  training = describe(config, model, scale, names, population.repeat(baseline, len(names)))
+  training = describe(config, network, scale, names, population.repeat(baseline, len(names)))
   diverged = rounds.train(config, board, training, rounds.Job(streams, f'{workdir}/dat', keep=keep))
   hosts.wait('the weights of dat are there')
   # All tasks trained together. What was done before an interruption is not in this time.
@@ -87,12 +88,12 @@ def run(config: Config, workdir: str, board: Board) -> None:
     logging.info('dat: transfer to %s', stream.name)
     described = own_pool.describe(
       pool.COMPETITOR,
-      pool.COMPETITOR,
+      'full',
       _path(stream.name),
       weights.load(f'{workdir}/{_path(stream.name)}'),
       own_pool.Seen(config.upstream.data, train, stream.indices),
     )
-    sized = fine_tuning.with_size_of(own, settings, config, stream.name)
+    sized = fine_tuning.with_size_of(known, settings, config, stream.name)
     task = fine_tuning.open_task(sized, stream.name)
     trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
     trainer.retrain(trainer.sweep(), '')
@@ -101,7 +102,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
 
 def describe(
   config: Config,
-  model: resnet.ResNet,
+  network: Network,
   scale: upstream_data.Scale,
   names: Sequence[str],
   start: Tree,
@@ -113,11 +114,11 @@ def describe(
     field='dat',
     section=section,
     names=names,
-    model=model,
+    network=network,
     trained=start,
     frozen={},
-    objective=objectives.multi_label(model, scale.table, scale.classes),
-    predict=objectives.predict(model, scale.classes),
+    objective=objectives.multi_label(network, scale.table, scale.classes),
+    predict=objectives.predict(network, scale.classes),
     steps=optim.steps(section.duration, section.batch_size, scale.images),
     settings=same(section, len(names)),
   )
@@ -135,11 +136,11 @@ def _baseline(path: str) -> pool.Member:
 
 
 def _weights(
-  config: Config, model: resnet.ResNet, baseline: dict, task: splits.Task, train: Dataset
+  config: Config, network: Network, baseline: dict, task: splits.Task, train: Dataset
 ) -> np.ndarray:
   """P_target(y) / P_upstream(y) of every class: the mean of the baseline's predictions over the class's share."""
   transform = views.eval_transform(config.image.size, config.image.resize)
-  predict = jax.jit(objectives.predict(model, train.num_classes))
+  predict = jax.jit(objectives.predict(network, train.num_classes))
   batch = min(config.run.evaluation_batch, len(task.all))
   total = np.zeros(train.num_classes)
   for part in batches.eval_batches(

@@ -7,7 +7,8 @@ import numpy as np
 from absl import logging
 
 from experts.data import batches, slices
-from experts.models import resnet, weights
+from experts.models import ours, weights
+from experts.models.network import Network, head
 from experts.reporting import files
 from experts.runs import evaluators, objectives, own_pool, rounds, upstream_data
 from experts.runs.description import Config, Run, same
@@ -30,11 +31,11 @@ def run(config: Config, workdir: str, board: Board) -> None:
   tested = slices.by_slice(
     test, {node: slices.indices(test.labels, hierarchy, node) for node in chosen}
   )
-  model = resnet.from_settings(config.model)
+  network = ours.build(config.model)
   _, path = own_pool.open_for_experts(config, workdir, [])
   baseline = weights.load(f'{workdir}/{path}')
-  start = {'backbone': baseline['backbone'], 'head': resnet.init_head(model, len(chosen))}
-  training = describe(config, model, len(train), population.stack([start]))
+  start = {'backbone': baseline['backbone'], 'head': head(network.dimension, len(chosen))}
+  training = describe(config, network, len(train), population.stack([start]))
   logging.info(
     'domain_predictor: %d slices, %d images with repetitions', len(chosen), len(by_slice)
   )
@@ -63,7 +64,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
   rounds.train(config, board, training, job)
 
 
-def describe(config: Config, model: resnet.ResNet, images: int, start: Tree) -> Run:
+def describe(config: Config, network: Network, images: int, start: Tree) -> Run:
   """How the predictor trains on upstream data of so many images, from trees [1, …] or their shapes."""
   section = config.domain_predictor
   return Run(
@@ -71,11 +72,11 @@ def describe(config: Config, model: resnet.ResNet, images: int, start: Tree) -> 
     field='domain_predictor',
     section=section,
     names=['domain_predictor'],
-    model=model,
+    network=network,
     trained=start,
     frozen={},
-    objective=objectives.single_label(model),
-    predict=objectives.predict(model),
+    objective=objectives.single_label(network),
+    predict=objectives.predict(network),
     steps=optim.steps(section.duration, section.batch_size, images),
     settings=same(section, 1),
   )

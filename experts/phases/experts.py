@@ -14,7 +14,8 @@ from absl import logging
 
 from experts.data.dataset import Dataset
 from experts.data.hierarchy import Hierarchy
-from experts.models import resnet, weights
+from experts.models import ours, resnet, weights
+from experts.models.network import Network
 from experts.reporting import files, tables
 from experts.runs import (
   evaluators,
@@ -51,10 +52,12 @@ def run(config: Config, workdir: str, board: Board) -> None:
   known, path = own_pool.open_for_experts(
     config, workdir, [f'{k}:{n}' for k in config.experts.kinds for n in chosen]
   )
-  model = resnet.from_settings(config.model)
+  network = ours.build(config.model)
   baseline = weights.load(f'{workdir}/{path}')
   os.makedirs(f'{workdir}/weights', exist_ok=True)
-  trainer = _Trainer(config, workdir, board, model, baseline, path, train, test, hierarchy, chosen)
+  trainer = _Trainer(
+    config, workdir, board, network, baseline, path, train, test, hierarchy, chosen
+  )
   diverged = {}
   for kind in config.experts.kinds:
     kept, diverged[kind] = trainer.train(kind)
@@ -81,7 +84,7 @@ class _Trainer:
   config: Config
   workdir: str
   board: Board
-  model: resnet.ResNet
+  network: Network
   baseline: dict
   baseline_path: str
   train_set: Dataset
@@ -100,10 +103,10 @@ class _Trainer:
       trained, frozen = population.repeat(self.baseline, len(streams)), {}
     else:
       keys = [jax.random.key(seed_of(config, 'adapter', node)) for node in self.chosen]
-      fresh = [jax.device_get(resnet.init_adapter(self.model, key)) for key in keys]
+      fresh = [jax.device_get(resnet.init_adapter(self.network.resnet, key)) for key in keys]
       trained, frozen = {'adapter': population.stack(fresh)}, self.baseline
     scale = upstream_data.scale_of(self.train_set, self.test_set, self.hierarchy)
-    run = describe(config, kind, self.model, scale, [*self.chosen], (trained, frozen))
+    run = describe(config, kind, self.network, scale, [*self.chosen], (trained, frozen))
     kept = []
     job = rounds.Job(
       streams,
@@ -151,7 +154,7 @@ class _Trainer:
     """What the baseline gets right of the test images."""
     mesh = meshes.make(1, jax.device_count())
     trained = meshes.place(population.stack([self.baseline]), mesh, meshes.MEMBER)
-    predict = objectives.predict(self.model, self.hierarchy.num_leaves)
+    predict = objectives.predict(self.network, self.hierarchy.num_leaves)
     count = evaluators.evaluator(self.config, mesh, predict, {})
     return count(trained, self.test_set, np.arange(len(self.test_set)))
 
@@ -165,7 +168,7 @@ class _Trainer:
 def describe(
   config: Config,
   kind: str,
-  model: resnet.ResNet,
+  network: Network,
   scale: upstream_data.Scale,
   names: Sequence[str],
   trees: tuple[Tree, Tree],
@@ -178,11 +181,11 @@ def describe(
     field=f'experts.{kind}',
     section=section,
     names=names,
-    model=model,
+    network=network,
     trained=trained,
     frozen=frozen,
-    objective=objectives.multi_label(model, scale.table, scale.classes),
-    predict=objectives.predict(model, scale.classes),
+    objective=objectives.multi_label(network, scale.table, scale.classes),
+    predict=objectives.predict(network, scale.classes),
     # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
     steps=optim.steps(section.duration, section.batch_size, scale.images),
     settings=same(section, len(names)),

@@ -11,7 +11,8 @@ from absl import logging
 
 from experts.data import image_files
 from experts.data.dataset import Dataset, UndecodableImage
-from experts.models import resnet, weights
+from experts.models import weights
+from experts.models.kinds import family_of
 from experts.runs import evaluators, views
 from experts.runs.description import Config
 from experts.training import hosts
@@ -92,7 +93,7 @@ def _read_description(file: str, path: str) -> dict[str, Any]:
     raise ValueError(f'{file} is damaged ({error}): take the model of another run') from error
   try:
     classes, network = described['classes'], described['network']
-    resnet.from_settings(network)
+    family_of(network).build(network)
     whole = isinstance(described.get('ranges') or {}, dict) and all(
       isinstance(network[name], int) and network[name] > 0 for name in ('size', 'resize')
     )
@@ -115,16 +116,9 @@ def _check_pair(described: Mapping[str, Any], params: dict, file: str, path: str
   # A model that was made before this was kept is known by its shapes alone.
   if described.get('hash', '') not in ('', weights.content_hash(params)):
     raise ValueError(f'{file} is of other weights than {path}: {advice}')
-  wanted = resnet.from_settings(described['network'])
-  try:
-    found = weights.infer(params)
-  except ValueError as error:
-    raise ValueError(f'{path}: {error}: {advice}') from error
-  if (found.depth, found.width, found.root) != (wanted.depth, wanted.width, wanted.root):
-    raise ValueError(
-      f'{file} describes a ResNet of depth {wanted.depth}, width {wanted.width:g}, root {wanted.root}; {path} is one of '
-      f'depth {found.depth}, width {found.width:g}, root {found.root}: {advice}'
-    )
+  network = described['network']
+  if why := family_of(network).mismatch(network, params):
+    raise ValueError(f'{file} and {path} do not go together: {why}: {advice}')
 
 
 def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:

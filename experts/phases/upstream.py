@@ -10,7 +10,8 @@ from absl import logging
 from experts.data import hierarchy as hierarchies
 from experts.data import slices
 from experts.data.dataset import Dataset
-from experts.models import resnet, weights
+from experts.models import ours, resnet, weights
+from experts.models.network import Network
 from experts.reporting import files
 from experts.runs import (
   candidates,
@@ -32,13 +33,13 @@ Tree = Any
 def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves weights/baseline.npz with the names of its labels, asked-for checkpoints, an untrained control, and pool.json."""
   train, test, hierarchy = upstream_data.open_data(config)
-  model = resnet.from_settings(config.model)
+  network = ours.build(config.model)
   key = jax.random.key(seed_of(config, 'init'))
-  params = jax.device_get(resnet.init(model, key, len(hierarchy.nodes)))
+  params = jax.device_get(resnet.init(network.resnet, key, len(hierarchy.nodes)))
   params['head']['bias'] = _prior(train, hierarchy)
   start = _initial(config.upstream.init_from, params) if config.upstream.init_from else params
   scale = upstream_data.scale_of(train, test, hierarchy)
-  training = describe(config, model, scale, population.stack([start]))
+  training = describe(config, network, scale, population.stack([start]))
   logging.info(
     'upstream: %d images, %d classes, %d nodes; %d steps of %d',
     scale.images, scale.classes, scale.nodes, training.steps, config.upstream.batch_size,
@@ -72,7 +73,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
   rounds.train(config, board, training, job)
 
 
-def describe(config: Config, model: resnet.ResNet, scale: upstream_data.Scale, start: Tree) -> Run:
+def describe(config: Config, network: Network, scale: upstream_data.Scale, start: Tree) -> Run:
   """How the baseline trains, from trees [1, …] or their shapes."""
   section = config.upstream
   return Run(
@@ -80,11 +81,11 @@ def describe(config: Config, model: resnet.ResNet, scale: upstream_data.Scale, s
     field='upstream',
     section=section,
     names=['baseline'],
-    model=model,
+    network=network,
     trained=start,
     frozen={},
-    objective=objectives.multi_label(model, scale.table, scale.classes),
-    predict=objectives.predict(model, scale.classes),
+    objective=objectives.multi_label(network, scale.table, scale.classes),
+    predict=objectives.predict(network, scale.classes),
     steps=optim.steps(section.duration, section.batch_size, scale.images),
     settings=same(section, 1),
   )

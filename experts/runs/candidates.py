@@ -11,7 +11,7 @@ import numpy as np
 
 from experts.data import batches, splits
 from experts.data import hierarchy as hierarchies
-from experts.models import resnet
+from experts.models.kinds import KINDS
 from experts.runs import tasks, views
 from experts.runs.description import Config
 from experts.runs.streams import seed_of
@@ -42,7 +42,6 @@ class Candidates:
     path, section = pool_path(config, workdir), config.select
     self.folder = os.path.dirname(path)
     self.settings = pool.read_model(path)
-    self.model = resnet.from_settings(self.settings) if self.settings else None
     self.members = pool.filter(
       pool.read(path),
       section.max_parameters,
@@ -97,7 +96,7 @@ class Candidates:
   def leaves(self, member: pool.Member) -> int | None:
     """Outputs of a head that are classes; those of the nodes above them come behind."""
     tree = self.labels.get(member.upstream)
-    return tree.num_leaves if tree and member.kind in pool.NETWORKS else None
+    return tree.num_leaves if tree and KINDS[member.kind].shared else None
 
   def embed(
     self,
@@ -108,7 +107,7 @@ class Candidates:
     with_logits: bool = False,
   ) -> Iterable[embed.Embedded]:
     return embed.embed_pool(
-      models, self.folder, images, self.settings, self.model,
+      models, self.folder, images, self.settings,
       config.run.evaluation_batch, kept, with_logits,
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
-from experts.models import resnet
+from experts.models.network import Network
 from experts.training import costs, evaluate, optim, population
 from experts.training import mesh as meshes
 
@@ -40,7 +40,7 @@ class Run:
     field: of the config, which holds the section.
     section: the fields of `experts.config.TRAINING`.
     names: one a member.
-    model: the network.
+    network: that they are.
     trained: trees that train, with a leading member axis; host arrays, or their shapes.
     frozen: trees that do not, without a member axis.
     objective: loss and accuracy of one member.
@@ -54,7 +54,7 @@ class Run:
   field: str
   section: Config
   names: Sequence[str]
-  model: resnet.ResNet
+  network: Network
   trained: Tree
   frozen: Tree
   objective: population.Objective
@@ -93,7 +93,7 @@ class Run:
       schedule=optim.staircase(self.steps, warmup, tuple(section.decay_at)),
       momentum=section.momentum,
       members_at_once=at_once,
-      gradient_dtype=self.model.dtype,
+      gradient_dtype=self.network.dtype,
     )
 
   def at_once(self, platform: str) -> int:
@@ -131,7 +131,7 @@ class Run:
 
   def need(self, size: int) -> meshes.Need:
     """The device memory that training on images of this size takes."""
-    return need(self.model, size, self.trained, self.frozen)
+    return need(self.network, size, self.trained, self.frozen)
 
 
 def adapters_at_once(platform: str | None = None) -> int:
@@ -149,7 +149,7 @@ def same(section: Config, members: int) -> list[Setting]:
   return [Setting(rate, section.weight_decay, section.mixup)] * members
 
 
-def need(model: resnet.ResNet, size: int, trained: Tree, frozen: Tree) -> meshes.Need:
+def need(network: Network, size: int, trained: Tree, frozen: Tree) -> meshes.Need:
   """The device memory of members whose trees [P, …] train on images of this size."""
   one = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(trained)) * 4
   shared = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)) * 4
@@ -157,14 +157,13 @@ def need(model: resnet.ResNet, size: int, trained: Tree, frozen: Tree) -> meshes
   return meshes.Need(
     member=2 * one,
     gradient=one,
-    image=_image_bytes(model, size),
+    image=_image_bytes(network, size),
     shared=shared,
     input=3 * size**2,
   )
 
 
 @functools.cache
-def _image_bytes(model, size):
-  params = jax.eval_shape(lambda: resnet.init(model, jax.random.key(0), 1))
-  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-  return costs.activation_bytes(lambda *args: resnet.forward(model, *args), params, images)
+def _image_bytes(network, size):
+  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+  return costs.activation_bytes(network.forward, network.shapes(1), images)

@@ -10,7 +10,7 @@ import numpy as np
 
 from experts.data import batches, transforms
 from experts.data.dataset import Dataset
-from experts.models import resnet
+from experts.models.kinds import family_of
 from experts.runs import objectives, views
 from experts.runs.description import Config
 from experts.training import evaluate
@@ -66,5 +66,6 @@ def probabilities(
 
 @functools.cache
 def _compiled(network: str) -> Callable:
-  predict = objectives.predict(resnet.from_settings(json.loads(network)))
+  described = json.loads(network)
+  predict = objectives.predict(family_of(described).build(described))
   return jax.jit(lambda params, images: jax.nn.softmax(predict(params, images)))

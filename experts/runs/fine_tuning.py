@@ -11,7 +11,9 @@ import pandas as pd
 from absl import logging
 
 from experts.data import batches, look, splits
-from experts.models import resnet, weights
+from experts.models import weights
+from experts.models.kinds import KINDS, family_of
+from experts.models.network import Network, head
 from experts.reporting import files, outcomes
 from experts.runs import (
   evaluators,
@@ -24,7 +26,7 @@ from experts.runs import (
 )
 from experts.runs.description import Config, Run, Setting
 from experts.runs.streams import Stream, seed_of
-from experts.selection import networks, pool
+from experts.selection import pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
@@ -55,7 +57,7 @@ def open_task(config: Config, name: str) -> splits.Task:
 def describe(
   section: Config,
   name: str,
-  model: resnet.ResNet,
+  network: Network,
   trials: Sequence[sweeps.Trial],
   start: Tree,
   warmup: str,
@@ -72,11 +74,11 @@ def describe(
       + f'-seed{one.seed}'
       for one in trials
     ],
-    model=model,
+    network=network,
     trained=start,
     frozen={},
-    objective=objectives.single_label(model),
-    predict=objectives.predict(model),
+    objective=objectives.single_label(network),
+    predict=objectives.predict(network),
     steps=trials[0].steps,
     settings=[
       Setting(
@@ -172,14 +174,11 @@ class Trainer:
     unfinished.forget(self._unfinished(_TEST))
 
   def _load(self) -> tuple[dict[str, Any], dict]:
-    """What kind of network it is, and its parameters without a head; not held, for there may be hundreds."""
-    params = networks.load_member(self._member, self._folder)
+    """What network it is, and its parameters without a head; not held, for there may be hundreds."""
+    family = KINDS[self._member.kind].family
+    params = {**family.load(self._member, self._folder)}
     params.pop('head', None)
-    if self._member.kind != 'bit':
-      return {name: self._settings[name] for name in ('depth', 'width', 'root', 'dtype')}, params
-    found = weights.infer(params)
-    settings = {'depth': found.depth, 'width': found.width, 'root': found.root, 'dtype': 'auto'}
-    return settings, params
+    return family.describe(self._settings, params), params
 
   def _train(self, indices, trials, split, kept=None):
     """Trains a member for each trial, all of one length; returns their accuracies.
@@ -187,13 +186,13 @@ class Trainer:
     Their trees are added to `kept`, if that is a list, on the process that writes.
     """
     config, task = self._config, self._task
-    settings, params = self._load()
-    model = resnet.from_settings(settings)
-    params['head'] = jax.device_get(resnet.init_head(model, task.train.num_classes))
+    described, params = self._load()
+    network = family_of(described).build(described)
+    params['head'] = jax.device_get(head(network.dimension, task.train.num_classes))
     run = describe(
       config.transfer,
       f'transfer/{task.name}/{self._member.name}/{split}',
-      model,
+      network,
       trials,
       population.repeat(params, len(trials)),
       sweeps.warmup(config, trials[0].steps, len(task.fit)),

@@ -9,17 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from experts.models import resnet
+from experts.models.network import Network
 from experts.training import population
 
 Tree = Any
 
 
-def multi_label(model: resnet.ResNet, table: np.ndarray, leaves: int) -> population.Objective:
+def multi_label(network: Network, table: np.ndarray, leaves: int) -> population.Objective:
   """Sigmoid cross-entropy against a label and all its ancestors (EXP §4).
 
   Args:
-    model: the backbone.
+    network: that is trained.
     table: int32 [leaves, A], the nodes that are true of each label, padded with -1.
     leaves: labels in the data; accuracy compares these nodes only.
   """
@@ -32,7 +32,7 @@ def multi_label(model: resnet.ResNet, table: np.ndarray, leaves: int) -> populat
     return jnp.zeros((labels.shape[0], classes)).at[rows, nodes].set(1.0, mode='drop')
 
   return _objective(
-    model,
+    network,
     lambda logits, truth: optax.sigmoid_binary_cross_entropy(logits, truth).sum(-1),
     targets,
     leaves,
@@ -40,19 +40,19 @@ def multi_label(model: resnet.ResNet, table: np.ndarray, leaves: int) -> populat
 
 
 @functools.cache
-def single_label(model: resnet.ResNet) -> population.Objective:
+def single_label(network: Network) -> population.Objective:
   """Softmax cross-entropy, for a task."""
   return _objective(
-    model,
+    network,
     optax.softmax_cross_entropy,
     lambda labels, classes: jax.nn.one_hot(labels, classes),
     None,
   )
 
 
-def _objective(model, loss, targets, leaves):
+def _objective(network, loss, targets, leaves):
   def objective(params, batch):
-    logits, _ = resnet.forward(model, params, resnet.normalise(batch['image']))
+    logits, _ = network.forward(params, batch['image'])
     truth = targets(batch['label'], logits.shape[-1])
     if 'partner' in batch:
       weight = batch['weight'][:, None]
@@ -64,12 +64,10 @@ def _objective(model, loss, targets, leaves):
 
 
 @functools.cache
-def predict(
-  model: resnet.ResNet, leaves: int | None = None
-) -> Callable[[Tree, jax.Array], jax.Array]:
+def predict(network: Network, leaves: int | None = None) -> Callable[[Tree, jax.Array], jax.Array]:
   """(parameters, uint8 images) -> logits of the labels, without the ancestors' behind them."""
 
   def logits(params, images):
-    return resnet.forward(model, params, resnet.normalise(images))[0][:, :leaves]
+    return network.forward(params, images)[0][:, :leaves]
 
   return logits

@@ -35,7 +35,7 @@ def describe(
 
   Args:
     name: in the pool.
-    kind: of `pool.NETWORKS`.
+    kind: of those that share the pool's 'model'.
     path: of its weights, relative to the workdir.
     trees: that lie there.
     seen: what it was trained on.

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from experts.data import slices, splits
+from experts.models import ours
 from experts.reporting import files, outcomes
 from experts.runs import scoring, tasks
 from experts.runs.candidates import Candidates, Shown, images_of, open_cache
@@ -105,7 +106,7 @@ def _domain_prediction(config, chosen: Candidates, shown: Shown) -> np.ndarray:
     described = json.load(file)
   predictor = pool.Member(
     name='domain_predictor', kind='baseline', upstream='', slice=None, images=0, parameters=0,
-    dimension=chosen.model.embedding_dim, weights=described['weights'], hash=described['hash'],
+    dimension=ours.build(chosen.settings).dimension, weights=described['weights'], hash=described['hash'],
   )  # fmt: skip
   (unit,) = chosen.embed(config, [predictor], [images_of(shown)], open_cache(config), True)
   if unit.unfit[0]:

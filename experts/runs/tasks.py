@@ -101,7 +101,7 @@ def sides_of(
       size, resize = embed.preprocessing(member, settings)
       if selects and size and part != 'test':
         found.add(views.eval_transform(size, resize).side)
-      if tunes and member.kind in (*pool.NETWORKS, 'bit'):
+      if tunes and member.trainable:
         image = config.image.copy_and_resolve_references()
         size, resize = resolution(config, member, settings, name)
         image.update(size=size, resize=resize)

@@ -16,8 +16,8 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
-from experts.models import resnet
-from experts.selection import cache, foreign, networks, pool
+from experts.models import kinds, network
+from experts.selection import cache, networks, pool
 
 # Of weights that are read ahead; the next unit's are in any case.
 _AHEAD_BYTES = 2**30
@@ -142,7 +142,6 @@ def embed_pool(
   folder: str,
   tasks: Sequence[Images],
   settings: Mapping[str, Any],
-  model: resnet.ResNet | None,
   batch_size: int,
   kept: cache.Cache | None = None,
   with_logits: bool = False,
@@ -157,7 +156,6 @@ def embed_pool(
     folder: of the pool file.
     tasks: images.
     settings: the pool's 'model'.
-    model: the network that they describe; None if they are {}.
     batch_size: most images of one pass.
     kept: where embeddings are looked up, and kept. Where all of a model's are there, neither its weights nor images are
       read.
@@ -176,7 +174,7 @@ def embed_pool(
   for member in members:
     by_size.setdefault(preprocessing(member, settings), []).append(member)
   for (size, resize), part in by_size.items():
-    run = _Run(folder, size, resize, model, batch_size, kept, with_logits)
+    run = _Run(folder, size, resize, settings, batch_size, kept, with_logits)
     yield from run.embed(part, tasks)
   if kept:
     logging.info(
@@ -214,7 +212,7 @@ class _Run:
   folder: str
   size: int
   resize: int
-  model: resnet.ResNet | None
+  settings: Mapping[str, Any]
   batch_size: int
   kept: cache.Cache | None
   with_logits: bool
@@ -257,44 +255,34 @@ class _Run:
 
   def _content(self, member) -> tuple | None:
     """What a member computes its embeddings with; None if that is not known, or needs no cache."""
-    if not self.kept or not member.hash or member.kind == 'embeddings':
+    if not self.kept:
       return None
-    if member.kind == 'callable':
-      return member.kind, member.weights, member.hash
-    if member.kind == 'saved_model':
-      return member.kind, member.hash
-    if member.kind == 'adapter' and not member.trained_from:
+    if not kinds.KINDS[member.kind].trains:
+      return kinds.KINDS[member.kind].family.identity(member)
+    if networks.is_bank(member) and not member.trained_from:
       return None
-    backbone = member.trained_from if member.kind == 'adapter' else ''
-    return 'network', member.hash, backbone, jnp.dtype(self._dtype).name
-
-  @property
-  def _dtype(self):
-    if self.model is not None:
-      return self.model.dtype
-    return jnp.float32 if jax.default_backend() == 'cpu' else jnp.bfloat16
+    backbone = member.trained_from if networks.is_bank(member) else ''
+    dtype = network.compute_dtype(self.settings.get('dtype', 'auto'))
+    return 'network', member.hash, backbone, jnp.dtype(dtype).name
 
   def _load(self, unit: tuple[list[pool.Member], int]) -> _Loaded:
     members, groups = unit
     first = members[0]
-    if first.kind == 'embeddings':
-      tables = foreign.load_embeddings(first, self.folder)
-      return _Loaded(lambda task: (_of_table(first, tables, task), [None]), [None])
-    if first.kind in ('callable', 'saved_model'):
-      function = foreign.load_function(first, self.folder)
+    kind = kinds.KINDS[first.kind]
+    if not kind.trains:
+      compute = kind.family.load(first, self.folder, self.batch_size)
 
-      def by_function(task):
-        pixels = task.pixels(self.size, self.resize)
-        embeddings, logits = foreign.embed(first, function, pixels, self.batch_size)
+      def by_itself(task):
+        embeddings, logits = compute(task, self.size, self.resize)
         return embeddings[None], [logits]
 
-      return _Loaded(by_function, [None])
+      return _Loaded(by_itself, [None])
     mesh = networks.make_mesh(groups, jax.local_devices())
-    model, params, heads = networks.load_unit(members, self.folder, mesh, self.model, self._dtype)
+    one, params, heads = networks.load_unit(members, self.folder, mesh, self.settings)
 
     def by_network(task):
       images = self._place(task, mesh)
-      return networks.embed(model, mesh, params, images, task.count), [None] * len(members)
+      return networks.embed(one, mesh, params, images, task.count), [None] * len(members)
 
     return _Loaded(by_network, heads if self.with_logits else [])
 
@@ -357,7 +345,7 @@ def _readers(units: Sequence[tuple[list[pool.Member], int]]) -> int:
   if jax.default_backend() == 'cpu' or not units:
     return 1
   # Those of a bank have their backbone in common.
-  counted = [members[: 1 if members[0].kind == 'adapter' else None] for members, _ in units]
+  counted = [members[: 1 if networks.is_bank(members[0]) else None] for members, _ in units]
   if not all(member.parameters for members in counted for member in members):
     return 1
   largest = max(4 * sum(member.parameters for member in members) for members in counted)
@@ -400,23 +388,6 @@ def _logits(embeddings: np.ndarray, head: Mapping[str, np.ndarray] | None) -> np
 @jax.jit
 def _scores(embeddings, kernel, bias):
   return jnp.matmul(embeddings, kernel, precision=jax.lax.Precision.HIGHEST) + bias
-
-
-def _of_table(member, tables, task) -> np.ndarray:
-  if task.name not in tables:
-    raise ValueError(
-      f'model {member.name!r}: {member.weights} has no embeddings of the task {task.name!r}; it has those of '
-      f'{", ".join(tables)}'
-    )
-  own = np.asarray(tables[task.name], np.float32)
-  if task.rows is None:
-    return own[None]
-  if len(own) != task.whole:
-    raise ValueError(
-      f'model {member.name!r}: {member.weights} has {len(own)} embeddings of the task {task.name!r}, which has '
-      f'{task.whole} images'
-    )
-  return own[task.rows][None]
 
 
 def _check(member: pool.Member, own: np.ndarray, task: Images) -> str:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from experts.models import kinds
 from experts.selection import pool, regret
 
 _SCORES = ('task', 'model', 'strategy', 'score')
@@ -80,7 +81,7 @@ def regrets(joined: pd.DataFrame) -> pd.DataFrame:
     s (best test accuracy among the models chosen; NaN if one was not fine-tuned), best, best_model, regret,
     relative_regret, log_odds_regret, tested, models. Tasks without trials have no rows.
   """
-  opaque = joined.kind.isin(pool.OPAQUE) & joined.accuracy.isna()
+  opaque = joined.kind.isin(kinds.OPAQUE) & joined.accuracy.isna()
   candidates = joined[~joined.kind.isin(pool.CONTROLS) & ~opaque]
   tables = []
   for task, part in candidates.groupby('task', sort=False):

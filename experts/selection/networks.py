@@ -1,10 +1,9 @@
-"""Embeddings of our own networks and of BiT's: one or several in one compiled pass."""
+"""Embeddings of networks that are pure functions: one or several in one compiled pass."""
 
 import collections
 import functools
 import itertools
-import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,49 +11,14 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experts.models import adapters, resnet, weights
+from experts.models import kinds, ours
+from experts.models.network import Network, Params
 from experts.selection import pool
-
-Params = Any
 
 # Adapter experts share the backbone: up to that many at once make one large batch of it.
 _AT_ONCE = 8
 # Batches that the device has before it: one that it computes, one that is copied to it meanwhile.
 _IN_FLIGHT = 2
-
-
-def load_member(member: pool.Member, folder: str) -> dict:
-  """Reads a network's parameter trees and checks that they are those the pool was made with.
-
-  Args:
-    member: one of our own networks, or one of BiT's.
-    folder: of the pool file.
-
-  Returns:
-    {'backbone', 'head'}, and for an adapter expert 'adapter'.
-
-  Raises:
-    FileNotFoundError: no such file.
-    ValueError: the file is damaged, or not the one that the pool lists.
-  """
-  own = read(member.weights, folder, member.hash, member.name, member.kind == 'bit')
-  if not member.backbone:
-    return own
-  return {**read(member.backbone, folder, member.trained_from, member.name), **own}
-
-
-def read(path: str, folder: str, content: str | None, name: str, bit: bool = False) -> dict:
-  """Reads the trees of a file, and checks them against the hash that the pool has of them, if any."""
-  full = os.path.join(folder, path)
-  if not os.path.exists(full):
-    raise FileNotFoundError(f'no weights of {name!r} at {full}')
-  trees = weights.load_bit(full) if bit else weights.load(full)
-  if content and weights.content_hash(trees) != content:
-    raise ValueError(
-      f'{path}: not the weights that the pool lists for {name!r} (hashes differ); '
-      'run the phase that makes them again, or add the model anew'
-    )
-  return trees
 
 
 def share(candidates: Sequence[pool.Member], processes: int) -> list[list[pool.Member]]:
@@ -92,9 +56,14 @@ def units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[po
 
 def _alike(member: pool.Member) -> tuple:
   """Equal for members that one program embeds."""
-  if member.kind not in pool.NETWORKS:
+  if not kinds.KINDS[member.kind].shared:
     return True, False, member.name
-  return False, member.kind == 'adapter', member.backbone
+  return False, is_bank(member), member.backbone
+
+
+def is_bank(member: pool.Member) -> bool:
+  """Whether it shares a backbone with others: those are embedded as a bank of adapters."""
+  return member.backbone is not None
 
 
 def make_mesh(groups: int, devices: Sequence[jax.Device]) -> Mesh:
@@ -104,37 +73,37 @@ def make_mesh(groups: int, devices: Sequence[jax.Device]) -> Mesh:
 
 
 def load_unit(
-  unit: Sequence[pool.Member], folder: str, mesh: Mesh, model: resnet.ResNet | None, dtype: Any
-) -> tuple[resnet.ResNet, dict, list[Params | None]]:
+  unit: Sequence[pool.Member], folder: str, mesh: Mesh, settings: Mapping[str, Any]
+) -> tuple[Network, Params, list[Params | None]]:
   """Reads the members of a unit and starts to copy them to the devices.
 
   Args:
     unit: from `units`.
     folder: of the pool file.
     mesh: from `make_mesh`.
-    model: the pool's network.
-    dtype: of activations, for a network that is inferred from its weights.
+    settings: the pool's 'model'.
 
   Returns:
-    `embed`'s model and params, and the members' heads on the host, None for one without.
+    `embed`'s network and params, and the members' heads on the host, None for one without.
   """
-  if unit[0].kind == 'adapter':
-    first = unit[0]
-    shared = read(first.backbone, folder, first.trained_from, first.name)
-    own = [read(m.weights, folder, m.hash, m.name)['adapter'] for m in unit]
-    params = {'backbone': shared['backbone'], 'bank': _stack(own)}
-    heads = [shared.get('head')] * len(unit)
+  first = unit[0]
+  family = kinds.KINDS[first.kind].family
+  if is_bank(first):
+    # The backbone that all have in common is read once.
+    shared = ours.read(first.backbone, folder, first.trained_from, first.name)
+    bank = [ours.read(m.weights, folder, m.hash, m.name)['adapter'] for m in unit]
+    params = {'backbone': shared['backbone'], 'bank': _stack(bank)}
+    loaded = [shared] * len(unit)
   else:
-    loaded = [load_member(member, folder) for member in unit]
+    loaded = [family.load(member, folder) for member in unit]
     params = {'backbone': _stack([trees['backbone'] for trees in loaded])}
-    heads = [trees.get('head') for trees in loaded]
-    if unit[0].kind == 'bit':
-      model = weights.infer(loaded[0]).clone(dtype=dtype)
   places = placement('bank' in params)
   placed = {
     name: jax.device_put(params[name], NamedSharding(mesh, spec)) for name, spec in places.items()
   }
-  return model, placed, heads
+  described = {'dtype': 'auto'} | dict(settings)
+  network = family.build(family.describe(described, loaded[0]))
+  return network, placed, [trees.get('head') for trees in loaded]
 
 
 def _stack(trees: Sequence[Params]) -> Params:
@@ -162,12 +131,12 @@ def batches(mesh: Mesh, pixels: np.ndarray, batch_size: int) -> Iterator[jax.Arr
 
 
 def embed(
-  model: resnet.ResNet, mesh: Mesh, params: dict, images: Iterable[jax.Array], number: int
+  network: Network, mesh: Mesh, params: Params, images: Iterable[jax.Array], number: int
 ) -> np.ndarray:
   """Embeds images with every model of a unit.
 
   Args:
-    model: the backbone.
+    network: of all of the unit.
     mesh: see `make_mesh`.
     params: on the mesh; 'backbone' with a leading axis of a model for each group of devices, or one 'backbone' and a
       'bank' of E adapters.
@@ -177,7 +146,7 @@ def embed(
   Returns:
     float32 [E, N, D].
   """
-  program = make_program(model, mesh)
+  program = make_program(network, mesh)
   waiting, found, done = collections.deque(), None, 0
 
   def take():
@@ -199,23 +168,23 @@ def embed(
 
 
 @functools.cache
-def make_program(model: resnet.ResNet, mesh: Mesh) -> jax.stages.Wrapped:
+def make_program(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
   """The embedding of one batch: (params, uint8 images [B, S, S, 3]) -> [E, B, D]; see `embed`."""
 
   def of_bank(params, images):
-    return adapters.embed_bank(model, params['backbone'], params['bank'], images)
+    return network.embed_bank(params['backbone'], params['bank'], images)
 
-  def of_model(params, images):
+  def of_network(params, images):
     backbone = jax.tree.map(lambda leaf: leaf[0], params['backbone'])
-    return resnet.forward(model, {'backbone': backbone}, images)[1][None]
+    return network.forward({'backbone': backbone}, images)[1][None]
 
-  def program(params, pixels):
+  def program(params, images):
     bank = 'bank' in params
     return jax.shard_map(
-      lambda params, pixels: (of_bank if bank else of_model)(params, resnet.normalise(pixels)),
+      of_bank if bank else of_network,
       mesh=mesh,
       in_specs=(placement(bank), P('data')),
       out_specs=P('population', 'data'),
-    )(params, pixels)
+    )(params, images)
 
   return jax.jit(program)

@@ -13,9 +13,9 @@ from absl import logging
 from configs import common
 from experts import app
 from experts.data import splits
-from experts.models import resnet, weights
+from experts.models import opaque, resnet, weights
 from experts.reporting import files
-from experts.selection import foreign, pool
+from experts.selection import pool
 
 _NETWORK = {'depth': 14, 'width': 0.0625, 'root': 'small', 'dtype': 'float32'}
 _TASK = '2024'
@@ -64,7 +64,7 @@ def folder(tmp_path_factory) -> pathlib.Path:
   members.append(
     pool.Member(
       name='table', kind='embeddings', upstream='', slice=None, images=0, parameters=1, dimension=2, weights='table.npz',
-      hash=foreign.content_hash(str(root / 'table.npz')),
+      hash=opaque.content_hash(str(root / 'table.npz')),
     )
   )  # fmt: skip
   pool.write(root / 'pool.json', members, {**_NETWORK, 'size': 16, 'resize': 16})

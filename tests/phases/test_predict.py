@@ -19,8 +19,9 @@ import pytest
 
 from configs import predict as predict_config
 from experts import entry
-from experts.models import resnet, weights
+from experts.models import ours, resnet, weights
 from experts.phases import predict
+from experts.runs import evaluators
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 
@@ -87,7 +88,7 @@ def model(tmp_path_factory) -> pathlib.Path:
   """A network that nobody trained, as a transfer leaves one."""
   folder = tmp_path_factory.mktemp('model')
   network = {'depth': 14, 'width': 0.03125, 'root': 'small', 'dtype': 'float32'}
-  params = resnet.init(resnet.from_settings(network), jax.random.key(0), len(_CLASSES))
+  params = resnet.init(ours.build(network).resnet, jax.random.key(0), len(_CLASSES))
   # Its head is zero as it begins.
   kernel = np.random.default_rng(0).normal(size=params['head']['kernel'].shape)
   params['head']['kernel'] = kernel.astype(np.float32)
@@ -153,7 +154,7 @@ def test_a_row_is_what_the_network_says_of_the_image(model, folder, expected):
   network = json.loads((model / 'model.json').read_text())['network']
   images = [cv2.imread(str(folder / row[0]))[..., ::-1] for row in expected]
   pixels = np.stack([cv2.resize(image, (16, 16)) for image in images])
-  scores = predict.probabilities(network, weights.load(str(model / 'model.npz')), pixels, 11)
+  scores = evaluators.probabilities(network, weights.load(str(model / 'model.npz')), pixels, 11)
   for row, score in zip(expected, scores, strict=True):
     order = np.argsort(-score)
     assert row[1::2] == [_CLASSES[i] for i in order]
@@ -302,8 +303,8 @@ def _change_description(change):
 
 def _save_other(classes=3, **network):
   def apply(folder):
-    own = {'depth': 14, 'width': 0.03125, 'root': 'small', 'dtype': 'float32', **network}
-    params = resnet.init(resnet.from_settings(own), jax.random.key(1), classes)
+    described = {'depth': 14, 'width': 0.03125, 'root': 'small', 'dtype': 'float32', **network}
+    params = resnet.init(ours.build(described).resnet, jax.random.key(1), classes)
     weights.save(str(folder / 'model.npz'), params)
 
   return apply
@@ -325,7 +326,7 @@ _BOTH = 'take both files of one run'
     (_save_other(8), f'{{model}}.json names 3 classes, {{model}}.npz has 8 outputs: {_BOTH}'),
     (_change_description(lambda held: held | {'classes': [*'abcdefgh']}), f'{{model}}.json names 8 classes, {{model}}.npz has 3 outputs: {_BOTH}'),
     (_save_other(), f'{{model}}.json is of other weights than {{model}}.npz: {_BOTH}'),
-    (_change_description(lambda held: {**held, 'hash': '', 'network': held['network'] | {'depth': 26}}), '{model}.json describes a ResNet of depth 26, width 0.03125, root small; {model}.npz is one of depth 14, width 0.03125, root small: ' + _BOTH),
+    (_change_description(lambda held: {**held, 'hash': '', 'network': held['network'] | {'depth': 26}}), '{model}.json and {model}.npz do not go together: described is a ResNet of depth 26, width 0.03125, root small, these are of depth 14, width 0.03125, root small: ' + _BOTH),
     (_change_description(lambda held: {}), f'{{model}}.json {_NONE}'),
     (_change_description(lambda held: []), f'{{model}}.json {_NONE}'),
     (_change_description(lambda held: held | {'classes': 3}), f'{{model}}.json {_NONE}'),

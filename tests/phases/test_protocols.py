@@ -6,13 +6,13 @@ import cv2
 import numpy as np
 import pandas as pd
 import pytest
-from tests.conftest import _draw
 
 from configs import natural6, vtab_knn
 from experts.data import splits
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.runs import fine_tuning, sweeps, views
 from experts.training import optim
+from tests.conftest import _draw
 
 _COLOURS = {'red': (220, 40, 40), 'green': (40, 170, 60), 'blue': (40, 60, 220)}
 _IMAGES = {'train': (8, 8, 8), 'validation': (4, 4, 4), 'test': (12, 6, 2)}
@@ -60,7 +60,9 @@ def test_schedules_are_the_papers(config, steps, warmup, drops):
   section = config.transfer
   text = sweeps.warmup(config, steps, 800)
   trial = sweeps.Trial(0, 0.1, steps, 0.0, 0.0, 0)
-  run = fine_tuning.describe(section, 'a transfer', resnet.ResNet(14), [trial], {}, text)
+  run = fine_tuning.describe(
+    section, 'a transfer', ours.Network(resnet.ResNet(14)), [trial], {}, text
+  )
   population = run.population(1)
   factor = lambda step: float(population.schedule(np.int32(step)))
   assert factor(0) == 0

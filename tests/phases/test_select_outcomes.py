@@ -12,8 +12,9 @@ from absl import logging
 from configs import common
 from experts import app
 from experts.data import splits
+from experts.models import opaque
 from experts.reporting import files
-from experts.selection import foreign, pool
+from experts.selection import pool
 
 _CLASSES = {'even': (12, 12), 'single': (12, 11, 1), 'twins': (11, 11, 2)}
 _NUMBER = 24
@@ -50,7 +51,7 @@ class _Maker:
         pool.Member(
           name=name, kind='embeddings', upstream='', slice=None, images=0, parameters=1,
           dimension=next(iter(of_tasks.values())).shape[1], weights=path.name,
-          hash=foreign.content_hash(str(path)), **fields,
+          hash=opaque.content_hash(str(path)), **fields,
         )
       )  # fmt: skip
     pool.write(self.folder / 'pool.json', members, {})

@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from experts.models import kinds
 from experts.reporting import files, outcomes
 from experts.selection import pool
 
@@ -54,6 +55,6 @@ def test_what_is_no_table_is_refused_in_one_line(tmp_path, text, reason):
 
 def test_reporting_and_selection_name_the_same_models():
   assert outcomes.CONTROLS == pool.CONTROLS
-  assert outcomes.OPAQUE == pool.OPAQUE
+  assert outcomes.OPAQUE == kinds.OPAQUE
   assert outcomes.RANDOM_SLICE == pool.RANDOM_SLICE
   assert outcomes.COMPETITOR == pool.COMPETITOR

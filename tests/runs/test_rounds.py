@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from experts.data import dataset
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.phases import experts
 from experts.reporting import files
 from experts.runs import objectives, rounds
@@ -26,11 +26,11 @@ def train(config_file, tmp_path):
   config = runpy.run_path(str(config_file))['get_config']()
   section = config.experts.full
   section.update(batch_size=8, warmup='0 steps')
-  model = resnet.ResNet(14, 1 / 32, 'small')
+  network = ours.Network(resnet.ResNet(14, 1 / 32, 'small'))
   rng = np.random.default_rng(0)
   images = rng.integers(0, 256, (24, 16, 16, 3), np.uint8)
   data = dataset.from_arrays('noise', images, np.arange(24) % 3, tuple('abc'))
-  params = jax.device_get(resnet.init(model, jax.random.key(0), 3))
+  params = jax.device_get(resnet.init(network.resnet, jax.random.key(0), 3))
 
   def run(rates):
     kept = {}
@@ -39,11 +39,11 @@ def train(config_file, tmp_path):
       field='experts.full',
       section=section,
       names=_NAMES,
-      model=model,
+      network=network,
       trained=population.repeat(params, len(rates)),
       frozen={},
-      objective=objectives.single_label(model),
-      predict=objectives.predict(model),
+      objective=objectives.single_label(network),
+      predict=objectives.predict(network),
       steps=6,
       settings=[Setting(rate, 0.0, 0.0) for rate in rates],
     )

@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 
 from experts.models import resnet, weights
-from experts.selection import cache, commands, embed, halving, networks, pool
+from experts.models.kinds import KINDS
+from experts.selection import cache, embed, halving, pool
+from experts.selection.pool import joining
 
 _SIZE, _COUNT, _CLASSES = 16, 10, 5
 _NET = resnet.ResNet(14, 0.0625, 'small')
@@ -65,23 +67,19 @@ def folder(tmp_path_factory):
   path = folder / 'pool.json'
   for i, name in enumerate(('baseline', 'full1', 'full2', 'full3')):
     weights.save(folder / f'{name}.npz', _network(i))
-    commands.add(
-      path, name, name.rstrip('123'), folder / f'{name}.npz', size=16 if i == 0 else None
-    )
+    joining.add(path, name, name.rstrip('123'), folder / f'{name}.npz', size=16 if i == 0 else None)
   for i in range(3):
     adapter = _perturb(jax.device_get(resnet.init_adapter(_NET, jax.random.key(i))), i)
     weights.save(folder / f'adapter{i}.npz', {'adapter': adapter})
-    commands.add(
-      path, f'adapter{i}', 'adapter', folder / f'adapter{i}.npz', folder / 'baseline.npz'
-    )
+    joining.add(path, f'adapter{i}', 'adapter', folder / f'adapter{i}.npz', folder / 'baseline.npz')
   weights.save_bit(folder / 'bit.npz', _network(9))
-  commands.add(path, 'bit', 'bit', folder / 'bit.npz', size=12)
+  joining.add(path, 'bit', 'bit', folder / 'bit.npz', size=12)
   (folder / 'own_functions.py').write_text(_MODULE)
   sys.path.insert(0, str(folder))
-  commands.add(path, 'function', 'callable', 'own_functions:statistics', parameters=0, hash='v1')
+  joining.add(path, 'function', 'callable', 'own_functions:statistics', parameters=0, hash='v1')
   rng = np.random.default_rng(0)
   np.savez(folder / 'table.npz', **{name: rng.normal(size=(_COUNT, 3)) for name in ('a', 'b')})
-  commands.add(path, 'table', 'embeddings', folder / 'table.npz', parameters=7)
+  joining.add(path, 'table', 'embeddings', folder / 'table.npz', parameters=7)
   yield folder
   sys.path.remove(str(folder))
 
@@ -106,12 +104,12 @@ def _tasks(names='ab', fingerprint='images'):
   ]
 
 
-def _run(folder, tasks, members=None, kept=None, with_logits=False, model=_NET, batch_size=8):
+def _run(folder, tasks, members=None, kept=None, with_logits=False, dtype='float32', batch_size=8):
   """{(model, task): (embeddings, logits)}."""
   members = pool.read(folder / 'pool.json') if members is None else members
   found = {}
   for part in embed.embed_pool(
-    members, str(folder), tasks, _SETTINGS, model, batch_size, kept, with_logits
+    members, str(folder), tasks, _SETTINGS | {'dtype': dtype}, batch_size, kept, with_logits
   ):
     for member, own, logits in zip(part.members, part.embeddings, part.logits, strict=True):
       assert (member.name, part.images.name) not in found
@@ -131,7 +129,7 @@ def _expect(folder, member, task):
   pixels = task.pixels(member.size or _SIZE, 0)
   if member.kind == 'callable':
     return np.stack([pixels.mean((1, 2, 3)), pixels.std((1, 2, 3))], 1), None
-  trees = networks.load_member(member, str(folder))
+  trees = KINDS[member.kind].family.load(member, str(folder))
   logits, embeddings = _forward(trees, pixels)
   return embeddings, logits
 
@@ -201,8 +199,8 @@ def test_other_images_weights_or_preprocessing_are_not_found(folder, tmp_path):
 
   def written(task='a', fingerprint='images', **change):
     before = kept.written
-    members = [dataclasses.replace(member, **{k: v for k, v in change.items() if k != 'model'})]
-    _run(folder, _tasks(task, fingerprint)[1], members, kept, model=change.get('model', _NET))
+    members = [dataclasses.replace(member, **{k: v for k, v in change.items() if k != 'dtype'})]
+    _run(folder, _tasks(task, fingerprint)[1], members, kept, dtype=change.get('dtype', 'float32'))
     return kept.written - before
 
   assert written() == 1
@@ -213,7 +211,7 @@ def test_other_images_weights_or_preprocessing_are_not_found(folder, tmp_path):
   assert written(size=12) == 1
   assert written(size=12, resize=14) == 1
   assert written(size=16, resize=16) == 0  # No crop, the same images.
-  assert written(model=_NET.clone(dtype=np.dtype('bfloat16'))) == 1
+  assert written(dtype='bfloat16') == 1
   other = pool.read(folder / 'pool.json')[2]
   assert written(weights=other.weights, hash=other.hash) == 1
 
@@ -258,7 +256,7 @@ def test_a_callable_may_bring_probabilities(folder):
   )
   own_functions.calls.clear()
   decoders, tasks = _tasks('a')
-  (found,) = embed.embed_pool([member], str(folder), tasks, _SETTINGS, _NET, 4, with_logits=True)
+  (found,) = embed.embed_pool([member], str(folder), tasks, _SETTINGS, 4, with_logits=True)
   assert own_functions.calls == [(4, 16, 16, 3), (4, 16, 16, 3), (2, 16, 16, 3)]
   mean = tasks[0].pixels(16, 0).mean((1, 2, 3)) / 255
   np.testing.assert_allclose(found.source(0), np.stack([mean, 1 - mean], 1), rtol=1e-5)
@@ -266,9 +264,7 @@ def test_a_callable_may_bring_probabilities(folder):
 
 def test_source_is_the_softmax_over_the_leaves(folder):
   members = pool.read(folder / 'pool.json')[:1]
-  (found,) = embed.embed_pool(
-    members, str(folder), _tasks('a')[1], _SETTINGS, _NET, 8, with_logits=True
-  )
+  (found,) = embed.embed_pool(members, str(folder), _tasks('a')[1], _SETTINGS, 8, with_logits=True)
   logits = found.logits[0].astype(float)[:, :3]
   expected = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
   np.testing.assert_allclose(found.source(0, leaves=3), expected, rtol=1e-5)
@@ -306,7 +302,7 @@ def test_a_model_that_tells_nothing_is_marked_and_not_kept(folder, tmp_path, fun
   for _ in range(2):
     kept = cache.Cache(tmp_path)
     parts = embed.embed_pool(
-      members, str(folder), _tasks('a')[1], _SETTINGS, _NET, 8, kept, with_logits=True
+      members, str(folder), _tasks('a')[1], _SETTINGS, 8, kept, with_logits=True
     )
     unfit = {part.members[0].name: (part.unfit, part.sound().members) for part in parts}
     assert (kept.found, kept.written) == (0, 0)
@@ -371,7 +367,7 @@ def test_the_next_weights_are_read_while_one_computes_and_no_more(tmp_path, monk
       f'{_MODULE}\nimport sys\nsys.loaded_events[{i}].set()\n'
     )
     members.append(dataclasses.replace(one, name=str(i), weights=f'slow_to_load{i}:statistics'))
-  stream = embed.embed_pool(members, str(tmp_path), _tasks('ab')[1], {}, None, 8)
+  stream = embed.embed_pool(members, str(tmp_path), _tasks('ab')[1], {}, 8)
   for i in range(3):
     next(stream)
     assert loaded[i + 1].wait(20)
@@ -389,7 +385,7 @@ def test_memory_does_not_grow_with_the_pool(folder):
   before = sum(array.nbytes for array in jax.live_arrays())
   members = [dataclasses.replace(member, name=str(i)) for i in range(64)]
   most = 0
-  for _ in embed.embed_pool(members, str(folder), tasks, _SETTINGS, _NET, 8):
+  for _ in embed.embed_pool(members, str(folder), tasks, _SETTINGS, 8):
     most = max(most, sum(array.nbytes for array in jax.live_arrays()) - before)
   assert unit <= most <= 2.5 * unit
 
@@ -472,12 +468,12 @@ def test_images_that_fit_a_device_are_copied_there_once(folder, monkeypatch):
 
 
 def test_halving_embeds_parts_of_the_images(folder):
-  members = [m for m in pool.read(folder / 'pool.json') if m.kind in pool.NETWORKS]
+  members = [m for m in pool.read(folder / 'pool.json') if KINDS[m.kind].shared]
   decoders, (task,) = _tasks('a')
 
   def embed_part(models, indices):
     part = embed.embed_pool(
-      [members[i] for i in models], str(folder), [task.take(indices)], _SETTINGS, _NET, 8
+      [members[i] for i in models], str(folder), [task.take(indices)], _SETTINGS, 8
     )
     for found in part:
       for member, own in zip(found.members, found.embeddings):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
-from experts.models import resnet
+from experts.models import ours, resnet
 from experts.selection import networks, pool
 
 _NET = resnet.ResNet(14, 0.0625, 'small')
@@ -51,7 +51,7 @@ def test_devices_share_models_and_images(devices, groups, bank):
     for name, spec in networks.placement(bank).items()
   }
   pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), np.uint8)
-  found = networks.embed(_NET, mesh, placed, networks.batches(mesh, pixels, 4), 10)
+  found = networks.embed(ours.Network(_NET), mesh, placed, networks.batches(mesh, pixels, 4), 10)
   assert found.shape == (number, 10, 128)
   for own, single in zip(found, singles):
     expected = _forward(single, pixels)[1]

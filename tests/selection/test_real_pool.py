@@ -97,7 +97,7 @@ def test_models_of_several_sizes_rank_a_task_and_the_cache_needs_them_no_more(fo
 
   def run():
     task, kept = embed.Images('flowers', 100, decode, 'five flowers'), cache.Cache(folder / 'kept')
-    return list(embed.embed_pool(found, '', [task], {}, None, 64, kept, with_logits=True))
+    return list(embed.embed_pool(found, '', [task], {}, 64, kept, with_logits=True))
 
   monkeypatch.setenv('LITERT_MODELS', str(folder))
   first = run()
@@ -116,7 +116,7 @@ def test_a_folder_that_is_not_named_is_asked_for(folder, monkeypatch):
   monkeypatch.delenv('LITERT_MODELS', raising=False)
   task = embed.Images('a', 2, lambda size, resize: np.zeros((2, size, size, 3), np.uint8))
   with pytest.raises(ValueError, match=r'v1-0\.25-128.*LITERT_MODELS must name the folder'):
-    list(embed.embed_pool([found], '', [task], {}, None, 2))
+    list(embed.embed_pool([found], '', [task], {}, 2))
 
 
 def test_birds_and_insects_are_those_of_wordnet(tmp_path):

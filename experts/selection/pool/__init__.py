@@ -9,12 +9,10 @@ import tempfile
 import typing
 from collections.abc import Mapping, Sequence
 
-# The network of these is the pool's 'model'; each of the others brings its own.
+from experts.models.kinds import KINDS
+
+# Kinds of experts.
 EXPERTS = ('full', 'adapter')
-NETWORKS = ('random', 'baseline', 'checkpoint', *EXPERTS)
-# Of these only embeddings are known.
-OPAQUE = ('saved_model', 'callable', 'embeddings')
-KINDS = (*NETWORKS, 'bit', *OPAQUE)
 # Roles that are there to be compared with, and are never chosen: `Member.role`.
 CONTROLS = ('random', 'checkpoint', 'control')
 # An expert on as many random images as the node behind this has ([EXP] App. G).
@@ -82,7 +80,7 @@ class Member:
   @property
   def trainable(self) -> bool:
     """Whether it can be fine-tuned here; of the others only embeddings are known."""
-    return self.kind not in OPAQUE
+    return KINDS[self.kind].trains
 
 
 _TYPES = typing.get_type_hints(Member)
@@ -160,7 +158,7 @@ def filter(
     max_parameters: most that a member may have; 0 for any number.
     max_dimension: of the embedding; 0 for any.
     upstream: the data set that it was trained on; empty for any.
-    kinds: of `KINDS`; empty for all.
+    kinds: of `models.kinds.KINDS`; empty for all.
 
   Raises:
     ValueError: no member is left, or an unknown kind.
@@ -257,7 +255,7 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
       )
     if not member.hash and member.kind != 'callable':
       raise ValueError(f'{label} has no hash; only a callable may go without')
-    if member.kind in NETWORKS and 'depth' not in model:
+    if KINDS[member.kind].shared and 'depth' not in model:
       raise ValueError(f"{label}: kind '{member.kind}' needs the pool's 'model', which is empty")
     if member.resize and not member.size:
       raise ValueError(f'{label}: resize {member.resize} without a size')

@@ -13,6 +13,7 @@ def main() -> None:
   """`add` or `list` on the command line."""
   import tabulate
 
+  from experts.models import kinds
   from experts.selection import pool
   from experts.selection.pool import joining  # Reads weights.
 
@@ -25,7 +26,7 @@ def main() -> None:
   for one in (shown, made):
     one.add_argument('--pool', default='pool.json', help='the pool file (%(default)s)')
   made.add_argument('--name', required=True, help='of the model')
-  made.add_argument('--kind', required=True, choices=pool.KINDS, help='of the model')
+  made.add_argument('--kind', required=True, choices=kinds.KINDS, help='of the model')
   made.add_argument(
     '--weights', required=True, help='file or folder; module:function of a callable'
   )

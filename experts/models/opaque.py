@@ -1,18 +1,20 @@
-"""Embeddings of models that are not our own: TensorFlow's, any Python function's, and those computed elsewhere."""
+"""Networks of which only embeddings are known: TensorFlow's, any Python function's, and those computed elsewhere."""
 
+import dataclasses
 import hashlib
 import importlib
+import math
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
-from experts.selection import pool
-
 # uint8 [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]
 Function = Callable[[np.ndarray], Any]
+# (a task's `selection.embed.Images`, side, side before the crop) -> embeddings [N, D], and logits [N, C] or None
+Embed = Callable[[Any, int, int], tuple[np.ndarray, np.ndarray | None]]
 
 
 def content_hash(path: str) -> str:
@@ -30,7 +32,112 @@ def content_hash(path: str) -> str:
   return digest.hexdigest()
 
 
-def load_function(member: pool.Member, folder: str) -> Function:
+def load(member: Any, folder: str, batch_size: int) -> Embed:
+  """Returns what embeds a task's images.
+
+  Args:
+    member: a `selection.pool.Member`.
+    folder: of the pool file.
+    batch_size: most images of one call of a function.
+
+  Raises:
+    FileNotFoundError: no such weights.
+    ValueError: not the weights that the pool lists, no such function, or a SavedModel that has none.
+  """
+  if member.kind == 'embeddings':
+    tables = load_embeddings(member, folder)
+    return lambda images, size, resize: (_of_table(member, tables, images), None)
+  function = load_function(member, folder)
+  return lambda images, size, resize: embed(
+    member, function, images.pixels(size, resize), batch_size
+  )
+
+
+def identity(member: Any) -> tuple | None:
+  """What embeddings are computed with, to find them again; None if that is not known, or needs no computing."""
+  if not member.hash or member.kind == 'embeddings':
+    return None
+  named = (member.weights,) if member.kind == 'callable' else ()
+  return member.kind, *named, member.hash
+
+
+def examine(
+  member: Any, folder: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What a member that joins a pool is found to be, whose 'model' stays as it is.
+
+  Raises:
+    FileNotFoundError: no such weights.
+    ValueError: something must be said that the weights do not tell.
+  """
+  found, settings = {}, dict(settings)
+  path = os.path.join(folder, member.weights)
+  if member.kind != 'callable':
+    if not os.path.exists(path):
+      raise FileNotFoundError(f'no weights of {member.name!r} at {path}')
+    found['hash'] = content_hash(path)
+    member = dataclasses.replace(member, **found)
+  if member.kind == 'embeddings':
+    found['dimension'] = _width(member, load_embeddings(member, folder))
+  else:
+    size = member.size or settings.get('size')
+    if not size:
+      raise ValueError(f'{member.name}: the size of its images must be given')
+    function = load_function(member, folder)
+    embeddings, _ = embed(member, function, np.zeros((2, size, size, 3), np.uint8), 2)
+    found['dimension'] = embeddings.shape[1]
+  return found, settings
+
+
+def _width(member, tables) -> int:
+  sizes = {task: table.shape for task, table in tables.items()}
+  if any(len(s) != 2 for s in sizes.values()) or len({s[1] for s in sizes.values()}) != 1:
+    raise ValueError(
+      f'{member.weights} must hold an array [images, dimension] for each task, of one dimension, not {sizes}'
+    )
+  return next(iter(sizes.values()))[1]
+
+
+def count(member: Any, folder: str) -> int:
+  """Parameters of a SavedModel, as its variables tell.
+
+  Raises:
+    ValueError: they do not.
+  """
+  found = 0
+  if member.kind == 'saved_model':
+    import tensorflow as tf
+
+    variables = os.path.join(folder, member.weights, 'variables', 'variables')
+    if os.path.exists(f'{variables}.index'):
+      shapes = tf.train.load_checkpoint(variables).get_variable_to_shape_map()
+      # Other entries describe the graph and have no shape.
+      found = sum(math.prod(s) for key, s in shapes.items() if 'VARIABLE_VALUE' in key)
+  if not found:
+    raise ValueError(
+      f'{member.name}: its weights do not tell how many parameters it has; give `parameters`'
+    )
+  return found
+
+
+def _of_table(member, tables, images) -> np.ndarray:
+  if images.name not in tables:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} has no embeddings of the task {images.name!r}; it has those of '
+      f'{", ".join(tables)}'
+    )
+  own = np.asarray(tables[images.name], np.float32)
+  if images.rows is None:
+    return own
+  if len(own) != images.whole:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} has {len(own)} embeddings of the task {images.name!r}, which has '
+      f'{images.whole} images'
+    )
+  return own[images.rows]
+
+
+def load_function(member: Any, folder: str) -> Function:
   """Returns what a `callable` or `saved_model` member computes.
 
   Raises:
@@ -42,7 +149,7 @@ def load_function(member: pool.Member, folder: str) -> Function:
   return _saved_model(member, _verified(member, folder))
 
 
-def load_embeddings(member: pool.Member, folder: str) -> dict[str, np.ndarray]:
+def load_embeddings(member: Any, folder: str) -> dict[str, np.ndarray]:
   """Reads an `embeddings` member's arrays, by task."""
   path = _verified(member, folder)
   with np.load(path, allow_pickle=False) as file:
@@ -50,7 +157,7 @@ def load_embeddings(member: pool.Member, folder: str) -> dict[str, np.ndarray]:
 
 
 def embed(
-  member: pool.Member, function: Function, pixels: np.ndarray, batch_size: int
+  member: Any, function: Function, pixels: np.ndarray, batch_size: int
 ) -> tuple[np.ndarray, np.ndarray | None]:
   """Embeds images with a member's function.
 
@@ -92,7 +199,7 @@ def embed(
   return embeddings, _logits(member, *probabilities) if probabilities else None
 
 
-def _logits(member: pool.Member, probabilities: np.ndarray) -> np.ndarray:
+def _logits(member: Any, probabilities: np.ndarray) -> np.ndarray:
   sums = probabilities.sum(axis=1)
   if not (probabilities.min() >= 0 and np.abs(sums - 1).max() < 0.01):
     raise ValueError(
@@ -103,7 +210,7 @@ def _logits(member: pool.Member, probabilities: np.ndarray) -> np.ndarray:
     return np.log(probabilities)
 
 
-def _verified(member: pool.Member, folder: str) -> str:
+def _verified(member: Any, folder: str) -> str:
   path = os.path.join(folder, member.weights)
   if not os.path.exists(path):
     raise FileNotFoundError(f'no weights of {member.name!r} at {path}')
@@ -115,7 +222,7 @@ def _verified(member: pool.Member, folder: str) -> str:
   return path
 
 
-def _find(member: pool.Member) -> Function:
+def _find(member: Any) -> Function:
   name, _, attribute = member.weights.partition(':')
   if not (name and attribute):
     raise ValueError(
@@ -129,7 +236,7 @@ def _find(member: pool.Member) -> Function:
     ) from error
 
 
-def _saved_model(member: pool.Member, path: str) -> Function:
+def _saved_model(member: Any, path: str) -> Function:
   import tensorflow as tf  # 10 s, for those who need it.
 
   loaded = tf.saved_model.load(path)

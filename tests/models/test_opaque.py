@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from experts.selection import embed, foreign, pool
+from experts.models import opaque
+from experts.selection import embed, pool
 from experts.selection.pool import joining
 
 
@@ -41,7 +42,7 @@ def test_a_saved_model_sees_images_from_0_to_1(tmp_path):
     (6, 2, 'called'),
     (6, 2, 'served'),
   ]
-  run = lambda: list(embed.embed_pool(members, str(tmp_path), [task], {}, None, 8))
+  run = lambda: list(embed.embed_pool(members, str(tmp_path), [task], {}, 8))
   found = run()
   expected = (pixels / 255).mean((1, 2)) @ np.arange(6).reshape(3, 2)
   assert len(found) == 2
@@ -60,5 +61,5 @@ def test_what_a_function_does_to_its_images_no_other_sees():
 
   pixels = np.full((5, 4, 4, 3), 7, np.uint8)
   member = pool.Member('m', 'callable', '', None, 0, 0, 2, 'x:y', '', size=4)
-  foreign.embed(member, spoil, pixels, 2)
+  opaque.embed(member, spoil, pixels, 2)
   assert (pixels == 7).all()

@@ -1,0 +1,71 @@
+"""The contract of a network: all that embedding, fine-tuning, prediction, the dry run and the pool know of one."""
+
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Params = Mapping[str, Any]
+
+
+class Network(Protocol):
+  """Pure functions over parameter trees. Hashable and equal where they compute the same: programs are kept by it.
+
+  The trees are `backbone`, for a fine-tuned network or one with classes of its own `head` (see `head`), and for an
+  adapter expert `adapter`.
+
+  Attributes:
+    dimension: D of its embeddings.
+    dtype: of its activations.
+  """
+
+  @property
+  def dimension(self) -> int: ...
+
+  @property
+  def dtype(self) -> Any: ...
+
+  def forward(self, params: Params, images: jax.Array) -> tuple[jax.Array | None, jax.Array]:
+    """uint8 images [B, S, S, 3] -> float32 logits [B, C], None without a head, and float32 embeddings [B, D]."""
+
+  def shapes(self, classes: int) -> Params:
+    """The shapes of `backbone` and a head of so many classes."""
+
+
+class Family(Protocol):
+  """The module of networks that are pure functions: it is what `kinds.KINDS` names, and does what follows."""
+
+  def load(self, member: Any, folder: str) -> Params:
+    """Reads the host arrays of a `selection.pool.Member` and checks that they are those that it lists.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: the file is damaged, or not the one that the pool lists.
+    """
+
+  def describe(self, settings: Mapping[str, Any], params: Params) -> dict[str, Any]:
+    """What `build` needs, as JSON; `settings` are the pool's 'model'."""
+
+  def build(self, description: Mapping[str, Any], platform: str | None = None) -> Network:
+    """The network that a description stands for, on this machine or the named platform."""
+
+  def mismatch(self, description: Mapping[str, Any], params: Params) -> str:
+    """Why parameters are not of the described network; empty if they are."""
+
+  def examine(
+    self, member: Any, folder: str, settings: Mapping[str, Any]
+  ) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the weights tell of a member that joins a pool: fields of it, and the pool's 'model' from then on."""
+
+
+def head(dimension: int, classes: int) -> Params:
+  """Returns a zero dense layer {'kernel': [D, C], 'bias': [C]}."""
+  return {'kernel': jnp.zeros((dimension, classes)), 'bias': jnp.zeros(classes)}
+
+
+def compute_dtype(name: str, platform: str | None = None) -> Any:
+  """The dtype that a name stands for; 'auto' is float32 on a CPU and bfloat16 elsewhere."""
+  if name == 'auto':
+    name = 'float32' if (platform or jax.default_backend()) == 'cpu' else 'bfloat16'
+  return jnp.dtype(name)
