@@ -52,78 +52,10 @@ def get_config():
         # 'auto': bfloat16 on TPU and GPU, float32 on CPU.
         'dtype': 'auto',
       },
-      'image': {
-        'size': 224,
-        # Before the central crop of upstream evaluation and of selection, and the random crop of training. A task's images
-        # are evaluated whole, at `size`.
-        'resize': 224,
-        # An image that cannot be decoded: 'raise', or 'skip' and count.
-        'undecodable': 'raise',
-      },
-      'run': {
-        # '10 seconds' or '50 steps', of every training run: a log line, with the means since the last.
-        'log_every': '10 seconds',
-        # '10 minutes' or '500 steps': what a kill may cost. A fine-tune that is over before keeps none.
-        'checkpoint_every': '10 minutes',
-        'keep_checkpoints': 2,
-        'evaluation_batch': 256,
-        'tensorboard': True,
-        # Whether a device may train several members, one after the other, where there are more than devices.
-        'loop': True,
-        # Where compiled programs are kept between runs; empty for nowhere.
-        'compilation_cache': '~/.cache/experts',
-        # Where embeddings are kept, by content, so that another strategy embeds nothing anew; empty for nowhere.
-        'embedding_cache': '~/.cache/experts/embeddings',
-        # Seconds that the processes of a job wait for each other at the start.
-        'coordinator_timeout': 300,
-      },
-      'upstream': training(
-        # 'tfds:NAME', 'images:PATH' (a folder, tar or zip of split/class/file) or 'glyphs:upstream'.
-        data='glyphs:upstream',
-        train='train',
-        test='test',
-        # For the dry run, what the data will hold; with 0 it looks at the data.
-        size={'images': 0, 'test_images': 0, 'classes': 0, 'nodes': 0},
-        # An .npz of this program, or a BiT-*.npz, to start from.
-        init_from='',
-        # Steps; the baseline at each of these joins the pool (EXP App. C.5). 0 for never.
-        keep_every=0,
-        batch_size=4096,
-        duration='90 epochs',
-        weight_decay=1e-3,
-        warmup='5000 steps',
-        crop='inception',
-        flip=True,
-      ),
-      'experts': {
-        'kinds': ('full', 'adapter'),
-        # The nodes of the hierarchy with most images (0: all with at least min_images), or exactly those named.
-        'count': 50,
-        # Nodes with the very same images make one expert, by the most specific name; the paper keeps all.
-        'merge_equal': False,
-        'nodes': (),
-        # For each slice another expert on as many images drawn at random (EXP App. G).
-        'controls': False,
-        # A small slice makes an expert that is worse than the baseline; a large one, the baseline again.
-        'min_images': 1000,
-        'max_share': 1.0,
-        'full': training(
-          batch_size=1024,
-          duration='2 epochs',
-          learning_rate=1e-4,
-          weight_decay=1e-3,
-          crop='inception',
-          flip=True,
-        ),
-        'adapter': training(
-          batch_size=1024,
-          duration='4 epochs',
-          learning_rate=1e-1,
-          weight_decay=1e-3,
-          crop='inception',
-          flip=True,
-        ),
-      },
+      'image': _image(),
+      'run': _run(),
+      'upstream': _upstream(),
+      'experts': _experts(),
       # Predicts from an image whose slice it is of (EXP App. A); not part of the default chain, as the proxy needs none.
       'domain_predictor': training(
         batch_size=1024, duration='2 epochs', weight_decay=1e-3, crop='inception', flip=True
@@ -140,51 +72,143 @@ def get_config():
       'tasks': {},
       # Which models to try: 'knn', 'linear', 'hybrid', 'epn', … (README). Of several, 'knn,linear', the first chooses.
       'strategy': 'knn',
-      'select': {
-        # So many of the best-ranked models are fine-tuned (WHICH's B), and the best on validation is kept.
-        'budget': 1,
-        # Neighbours that vote, and 'euclidean' or 'cosine'.
-        'k': 1,
-        'metric': 'euclidean',
-        # So many of a task's training images are looked at, drawn evenly at random; 0: all. The papers look at 1,000.
-        'images': 0,
-        # For pools of thousands: so many images to begin with, and twice as many for the better half; 0: all at once.
-        'first_images': 0,
-        # Which models of the pool are candidates; 0 and empty for any.
-        'max_parameters': 0,
-        'max_dimension': 0,
-        'upstream': '',
-        'kinds': (),
-      },
+      'select': _select(),
       # So many times the sweep is run, on 800 of the images, and its best on the other 200 chosen; so many times each choice
       # is retrained on all of them and tested.
       'trials': '10x3',
       # VTAB-1k's sweep (EXP §E.2).
-      'transfer': {
-        # 'all' models of the pool (so that the best by hindsight is known), or the 'chosen' and the baseline.
-        'models': 'chosen',
-        # 0: the sweep is every combination of the four below. Else so many random ones: learning rate and weight decay
-        # log-uniform between the smallest and the largest, duration and mixup each of those with equal chance.
-        'draws': 0,
-        # For a batch of base_batch_size; scaled with the batch.
-        'learning_rates': (0.1, 0.01),
-        'durations': ('2500 steps', '10000 steps'),
-        'weight_decays': (0.0,),
-        'mixups': (0.0,),
-        'base_batch_size': 256,
-        # One for each duration, or one for all: '200 steps' or '10 %'.
-        'warmups': ('200 steps', '500 steps'),
-        **{
-          name: value
-          for name, value in training(batch_size=512, decay_at=(1 / 3, 2 / 3, 9 / 10)).items()
-          if name not in ('learning_rate', 'duration', 'weight_decay', 'mixup', 'warmup')
-        },
-      },
+      'transfer': _transfer(),
       # Whether intervals resample the selections, then the retrains within each, which share their settings; else all
       # retrains alike, as the paper does.
       'report': {'cluster': False},
     }
   )
+
+
+def _image():
+  return {
+    'size': 224,
+    # Before the central crop of upstream evaluation and of selection, and the random crop of training. A task's images
+    # are evaluated whole, at `size`.
+    'resize': 224,
+    # An image that cannot be decoded: 'raise', or 'skip' and count.
+    'undecodable': 'raise',
+  }
+
+
+def _run():
+  return {
+    # '10 seconds' or '50 steps', of every training run: a log line, with the means since the last.
+    'log_every': '10 seconds',
+    # '10 minutes' or '500 steps': what a kill may cost. A fine-tune that is over before keeps none.
+    'checkpoint_every': '10 minutes',
+    'keep_checkpoints': 2,
+    'evaluation_batch': 256,
+    'tensorboard': True,
+    # Whether a device may train several members, one after the other, where there are more than devices.
+    'loop': True,
+    # Where compiled programs are kept between runs; empty for nowhere.
+    'compilation_cache': '~/.cache/experts',
+    # Where embeddings are kept, by content, so that another strategy embeds nothing anew; empty for nowhere.
+    'embedding_cache': '~/.cache/experts/embeddings',
+    # Seconds that the processes of a job wait for each other at the start.
+    'coordinator_timeout': 300,
+  }
+
+
+def _upstream():
+  return training(
+    # 'tfds:NAME', 'images:PATH' (a folder, tar or zip of split/class/file) or 'glyphs:upstream'.
+    data='glyphs:upstream',
+    train='train',
+    test='test',
+    # For the dry run, what the data will hold; with 0 it looks at the data.
+    size={'images': 0, 'test_images': 0, 'classes': 0, 'nodes': 0},
+    # An .npz of this program, or a BiT-*.npz, to start from.
+    init_from='',
+    # Steps; the baseline at each of these joins the pool (EXP App. C.5). 0 for never.
+    keep_every=0,
+    batch_size=4096,
+    duration='90 epochs',
+    weight_decay=1e-3,
+    warmup='5000 steps',
+    crop='inception',
+    flip=True,
+  )
+
+
+def _experts():
+  return {
+    'kinds': ('full', 'adapter'),
+    # The nodes of the hierarchy with most images (0: all with at least min_images), or exactly those named.
+    'count': 50,
+    # Nodes with the very same images make one expert, by the most specific name; the paper keeps all.
+    'merge_equal': False,
+    'nodes': (),
+    # For each slice another expert on as many images drawn at random (EXP App. G).
+    'controls': False,
+    # A small slice makes an expert that is worse than the baseline; a large one, the baseline again.
+    'min_images': 1000,
+    'max_share': 1.0,
+    'full': training(
+      batch_size=1024,
+      duration='2 epochs',
+      learning_rate=1e-4,
+      weight_decay=1e-3,
+      crop='inception',
+      flip=True,
+    ),
+    'adapter': training(
+      batch_size=1024,
+      duration='4 epochs',
+      learning_rate=1e-1,
+      weight_decay=1e-3,
+      crop='inception',
+      flip=True,
+    ),
+  }
+
+
+def _select():
+  return {
+    # So many of the best-ranked models are fine-tuned (WHICH's B), and the best on validation is kept.
+    'budget': 1,
+    # Neighbours that vote, and 'euclidean' or 'cosine'.
+    'k': 1,
+    'metric': 'euclidean',
+    # So many of a task's training images are looked at, drawn evenly at random; 0: all. The papers look at 1,000.
+    'images': 0,
+    # For pools of thousands: so many images to begin with, and twice as many for the better half; 0: all at once.
+    'first_images': 0,
+    # Which models of the pool are candidates; 0 and empty for any.
+    'max_parameters': 0,
+    'max_dimension': 0,
+    'upstream': '',
+    'kinds': (),
+  }
+
+
+def _transfer():
+  return {
+    # 'all' models of the pool (so that the best by hindsight is known), or the 'chosen' and the baseline.
+    'models': 'chosen',
+    # 0: the sweep is every combination of the four below. Else so many random ones: learning rate and weight decay
+    # log-uniform between the smallest and the largest, duration and mixup each of those with equal chance.
+    'draws': 0,
+    # For a batch of base_batch_size; scaled with the batch.
+    'learning_rates': (0.1, 0.01),
+    'durations': ('2500 steps', '10000 steps'),
+    'weight_decays': (0.0,),
+    'mixups': (0.0,),
+    'base_batch_size': 256,
+    # One for each duration, or one for all: '200 steps' or '10 %'.
+    'warmups': ('200 steps', '500 steps'),
+    **{
+      name: value
+      for name, value in training(batch_size=512, decay_at=(1 / 3, 2 / 3, 9 / 10)).items()
+      if name not in ('learning_rate', 'duration', 'weight_decay', 'mixup', 'warmup')
+    },
+  }
 
 
 def task(data, train='train', test='test', **changes):

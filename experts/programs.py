@@ -166,38 +166,28 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
   settings, candidates = _pool(config)
   network = ours.build(settings, devices[0].platform)
   local = [d for d in devices if d.process_index == devices[0].process_index]
-  hosts = len(devices) // len(local)
-  size, backbone = settings['size'], network.shapes(1)['backbone']
-  adapter = jax.eval_shape(lambda: resnet.init_adapter(network.resnet, jax.random.key(0)))
-  sizes = _tasks(config).values()
-  looked_at = [min(one.images, config.select.images or one.images) for one in sizes]
-  seen = {}
+  looked_at = [
+    min(one.images, config.select.images or one.images) for one in _tasks(config).values()
+  ]
+  seen = collections.Counter()
   # Of the host that has most to do.
-  mine = max(networks.share(candidates, hosts), key=len)
+  mine = max(networks.share(candidates, len(devices) // len(local)), key=len)
   for group, groups in networks.units(mine, len(local)):
-    # By kind: baselines, experts and foreign networks of one pool are one program.
-    key = (group[0].kind == 'adapter', len(group), groups)
-    seen[key] = seen.get(key, 0) + 1
+    # By kind: baselines, experts and opaque networks of one pool are one program.
+    seen[networks.is_bank(group[0]), len(group), groups] += 1
   for (bank, number, groups), times in seen.items():
-    mesh = meshes.make(groups, len(local) // groups, local)
-    batch = evaluators.evaluation_batch(config, mesh)
-    stacked = _stacked(adapter if bank else backbone, number)
-    params = {'backbone': backbone, 'bank': stacked} if bank else {'backbone': stacked}
-    places = networks.placement(bank)
     kind = 'adapters' if bank else 'networks'
+    mesh = meshes.make(groups, len(local) // groups, local)
     reason = (
       f'{number} {kind}; devices of a host: {groups} x {len(local) // groups} (population x data), '
       f'{number // groups} {kind} a device; other hosts embed others'
     )
-    images = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+    batch = evaluators.evaluation_batch(config, mesh)
     yield Program(
       name=f'embed {number} {kind}',
       phase='select',
       function=networks.make_program(network, mesh),
-      arguments=(
-        {name: meshes.abstract(params[name], mesh, spec) for name, spec in places.items()},
-        meshes.abstract(images, mesh, P('data')),
-      ),
+      arguments=_of_unit(network, bank, number, (batch, settings['size']), mesh),
       mesh=mesh,
       reason=reason,
       calls=times * sum(-(-some // batch) for some in looked_at),
@@ -214,10 +204,26 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
       arguments=knn.abstract_arguments(number, samples, network.dimension, local),
       mesh=mesh,
       reason=reason,
-      calls=times * len(sizes) * (number // on),
+      calls=times * len(looked_at) * (number // on),
       images=samples * on,
       batch_field='run.evaluation_batch',
     )
+
+
+def _of_unit(network, bank, number, images, mesh) -> tuple[Tree, Tree]:
+  """The parameters of so many networks, or adapters on one, and a batch of (number, side) of images."""
+  batch, size = images
+  backbone = network.shapes(1)['backbone']
+  params = {'backbone': _stacked(backbone, number)}
+  if bank:
+    adapter = jax.eval_shape(lambda: resnet.init_adapter(network.resnet, jax.random.key(0)))
+    params = {'backbone': backbone, 'bank': _stacked(adapter, number)}
+  places = networks.placement(bank)
+  pixels = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
+  return (
+    {name: meshes.abstract(params[name], mesh, spec) for name, spec in places.items()},
+    meshes.abstract(pixels, mesh, P('data')),
+  )
 
 
 def _training(config, devices, limit, run: description.Run, test_images: int) -> Iterator[Program]:
@@ -245,31 +251,32 @@ def _training(config, devices, limit, run: description.Run, test_images: int) ->
       batch_field=f'{run.field}.batch_size',
       need=run.need(size),
     )
-  if not test_images:
-    return
-  many = evaluators.evaluation_batch(config, mesh)
+  if test_images:
+    many = evaluators.evaluation_batch(config, mesh)
+    calls = -(-test_images // many) * len(rounds)
+    yield _evaluation(part, mesh, (many, size), layout.reason, calls)
+
+
+def _evaluation(run: description.Run, mesh, images, reason, calls) -> Program:
+  """The evaluation of a round's members on batches of (number, side) of images."""
+  many, size = images
   image = jax.ShapeDtypeStruct((1, size, size, 3), np.uint8)
   one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), run.trained)
   classes = jax.eval_shape(run.predict, {**run.frozen, **one}, image).shape[-1]
-  yield Program(
+  batch = {
+    'image': jax.ShapeDtypeStruct((many, size, size, 3), np.uint8),
+    'label': jax.ShapeDtypeStruct((many,), np.int32),
+    'mask': jax.ShapeDtypeStruct((many,), bool),
+  }
+  return Program(
     name=f'{run.name} evaluation',
-    phase=phase,
+    phase=run.field.partition('.')[0],
     function=evaluate.make_program(run.predict, mesh),
-    arguments=evaluate.abstract_arguments(
-      mesh,
-      classes,
-      part.trained,
-      run.frozen,
-      {
-        'image': jax.ShapeDtypeStruct((many, size, size, 3), np.uint8),
-        'label': jax.ShapeDtypeStruct((many,), np.int32),
-        'mask': jax.ShapeDtypeStruct((many,), bool),
-      },
-    ),
+    arguments=evaluate.abstract_arguments(mesh, classes, run.trained, run.frozen, batch),
     mesh=mesh,
-    reason=layout.reason,
-    calls=-(-test_images // many) * len(rounds),
-    images=many * layout.members,
+    reason=reason,
+    calls=calls,
+    images=many * len(run),
     batch_field='run.evaluation_batch',
   )
 

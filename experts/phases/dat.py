@@ -44,9 +44,9 @@ def run(config: Config, workdir: str, board: Board) -> None:
   train, _, hierarchy = upstream_data.open_data(config)
   loaded = tasks.load_all(config, tasks.sides_of(config, [known], settings, selects=True))
   baseline = ours.load(known, folder)
-  if len(baseline['head']['bias']) != len(hierarchy.nodes):
+  if (nodes := len(baseline['head']['bias'])) != len(hierarchy.nodes):
     raise ValueError(
-      f'pool {path}: the baseline knows {len(baseline["head"]["bias"])} nodes, {train.name} has {len(hierarchy.nodes)}; '
+      f'pool {path}: the baseline knows {nodes} nodes, {train.name} has {len(hierarchy.nodes)}; '
       'domain-adaptive transfer needs the upstream data that it was trained on'
     )
   scale = upstream_data.scale_of(train, train, hierarchy)
@@ -74,30 +74,32 @@ def run(config: Config, workdir: str, board: Board) -> None:
   # All tasks trained together. What was done before an interruption is not in this time.
   seconds = np.nan if resumed else (time.monotonic() - began) / len(loaded)
   if hosts.first():
-    images = {task.name: training.steps * config.dat.batch_size + len(task.all) for task in loaded}
-    costs.write(
-      workdir,
-      'dat',
-      [{'task': name, 'images': number, 'seconds': seconds} for name, number in images.items()],
-    )
+    seen = training.steps * config.dat.batch_size
+    rows = [{'task': t.name, 'images': seen + len(t.all), 'seconds': seconds} for t in loaded]
+    costs.write(workdir, 'dat', rows)
   table = sweeps.Trials(f'{workdir}/trials.csv')
   for stream, step in zip(streams, diverged, strict=True):
     if step >= 0:
       logging.warning('dat: its network for %s diverged; there is nothing to transfer', stream.name)
       continue
     logging.info('dat: transfer to %s', stream.name)
-    described = own_pool.describe(
-      pool.COMPETITOR,
-      'full',
-      _path(stream.name),
-      weights.load(f'{workdir}/{_path(stream.name)}'),
-      own_pool.Seen(config.upstream.data, train, stream.indices),
-    )
-    sized = fine_tuning.with_size_of(known, settings, config, stream.name)
-    task = fine_tuning.open_task(sized, stream.name)
-    trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
-    trainer.retrain(trainer.sweep(), '')
-    tasks.let_go(config, stream.name)
+    _fine_tune(config, workdir, board, known, settings, stream, table)
+
+
+def _fine_tune(config, workdir, board, baseline: pool.Member, settings, stream, table) -> None:
+  """Transfers the network of a task, which sees images of the baseline's size."""
+  described = own_pool.describe(
+    pool.COMPETITOR,
+    'full',
+    _path(stream.name),
+    weights.load(f'{workdir}/{_path(stream.name)}'),
+    own_pool.Seen(config.upstream.data, stream.dataset, stream.indices),
+  )
+  sized = fine_tuning.with_size_of(baseline, settings, config, stream.name)
+  task = fine_tuning.open_task(sized, stream.name)
+  trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
+  trainer.retrain(trainer.sweep(), '')
+  tasks.let_go(config, stream.name)
 
 
 def describe(

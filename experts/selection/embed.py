@@ -1,14 +1,11 @@
 """Embeddings of a whole pool, model by model; memory does not grow with the pool."""
 
-import collections
 import dataclasses
 import functools
 import hashlib
-import itertools
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent import futures
 from typing import Any
 
 import jax
@@ -17,7 +14,7 @@ import numpy as np
 from absl import logging
 
 from experts.models import kinds, network
-from experts.selection import cache, networks, pool
+from experts.selection import ahead, cache, networks, pool
 
 # Of weights that are read ahead; the next unit's are in any case.
 _AHEAD_BYTES = 2**30
@@ -233,10 +230,10 @@ class _Run:
         yield self._of_task(unit[0], task, keys_of(unit[0], i), load)
     computed = self._compute(networks.units(fresh, number), tasks, keys_of)
     # On a CPU it would take from what is done with the embeddings.
-    yield from computed if jax.default_backend() == 'cpu' else _one_ahead(computed)
+    yield from computed if jax.default_backend() == 'cpu' else ahead.one_ahead(computed)
 
   def _compute(self, units, tasks, keys_of) -> Iterator[Embedded]:
-    for unit, loaded in _ahead(self._load, units, _readers(units)):
+    for unit, loaded in ahead.read_ahead(self._load, units, _readers(units)):
       for i, task in enumerate(tasks):
         yield self._of_task(unit[0], task, keys_of(unit[0], i), lambda loaded=loaded: loaded)
       # Before a thread goes on: of the weights, at most this unit's and those read ahead are there.
@@ -350,32 +347,6 @@ def _readers(units: Sequence[tuple[list[pool.Member], int]]) -> int:
     return 1
   largest = max(4 * sum(member.parameters for member in members) for members in counted)
   return max(1, min(_AHEAD_BYTES // largest, (os.cpu_count() or 1) // 2))
-
-
-def _ahead(load: Callable, units: Sequence, readers: int) -> Iterator[tuple]:
-  """Yields each unit and what `load` makes of it, while threads load the next ones."""
-  with futures.ThreadPoolExecutor(readers, 'weights') as threads:
-    coming = collections.deque(threads.submit(load, unit) for unit in units[:readers])
-    for unit, following in itertools.zip_longest(units, units[readers:]):
-      loaded = coming.popleft().result()
-      if following:
-        coming.append(threads.submit(load, following))
-      yield unit, loaded
-      del loaded
-
-
-def _one_ahead(stream: Iterator) -> Iterator:
-  """The same, each drawn in a thread while the one before it is used."""
-  end = object()
-  try:
-    with futures.ThreadPoolExecutor(1, 'embeddings') as thread:
-      coming = thread.submit(next, stream, end)
-      while (found := coming.result()) is not end:
-        coming = thread.submit(next, stream, end)
-        yield found
-        del found
-  finally:
-    stream.close()
 
 
 def _logits(embeddings: np.ndarray, head: Mapping[str, np.ndarray] | None) -> np.ndarray:

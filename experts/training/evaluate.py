@@ -9,8 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec as P
 
+from experts.training import chunks
 from experts.training import mesh as meshes
-from experts.training import population
 from experts.training.mesh import MEMBER
 
 Tree = Any
@@ -90,7 +90,7 @@ def make_program(predict: Predict, mesh: jax.sharding.Mesh) -> jax.stages.Wrappe
       return (), by_class((predicted == batch['label']) & batch['mask'])
 
     seen = by_class(batch['mask'])
-    _, correct = population.each_member(member, (), trained, 1, unroll)
+    _, correct = chunks.each_member(member, (), trained, 1, unroll)
     return totals[0] + correct, totals[1] + seen
 
   return jax.jit(

@@ -18,8 +18,8 @@ import optax
 from flax import struct
 from jax.sharding import PartitionSpec as P
 
+from experts.training import chunks, optim
 from experts.training import mesh as meshes
-from experts.training import optim
 from experts.training.mesh import EXAMPLE, MEMBER
 
 Tree = Any
@@ -197,7 +197,7 @@ def make_step(
   decays = meshes.place(np.asarray(population.weight_decay, np.float32), mesh, MEMBER)
   program = make_program(population, mesh)
   members = len(population) // mesh.shape['population']
-  at_once = _at_once(members, population.members_at_once)
+  at_once = chunks.largest(members, population.members_at_once)
   if mesh.devices.flat[0].platform != 'cpu' or members == at_once:
     return lambda state, frozen, batch: program(state, frozen, batch, rates, decays)
   # A CPU compiles a convolution inside a loop to naive code, 9 times slower (measured; github.com/jax-ml/jax/issues/12868),
@@ -230,14 +230,14 @@ def put_batch(
 
 def make_program(population: Population, mesh: jax.sharding.Mesh) -> jax.stages.Wrapped:
   """The step as `jax.jit` knows it: (state, frozen, batch, learning rates [P], weight decays [P])."""
-  return _jit_step(
+  how = _How(
     population.objective,
     population.schedule,
     population.momentum,
     population.members_at_once,
     jnp.dtype(population.gradient_dtype),
-    mesh,
   )
+  return _jit_step(how, mesh)
 
 
 def abstract_arguments(
@@ -258,11 +258,21 @@ def abstract_arguments(
   )
 
 
+class _How(NamedTuple):
+  """What a step's program depends on; see `Population`."""
+
+  objective: Objective
+  schedule: Callable[[jax.Array], jax.Array]
+  momentum: float
+  at_once: int
+  dtype: Any
+
+
 @functools.cache
-def _jit_step(objective, schedule, momentum, at_once, dtype, mesh):
+def _jit_step(how: _How, mesh):
   """One program serves all populations that differ in their values alone: a transfer has hundreds of them."""
   sharded = jax.shard_map(
-    functools.partial(_step, objective, schedule, momentum, at_once, dtype),
+    functools.partial(_step, how),
     mesh=mesh,
     in_specs=(_specs(), P(), EXAMPLE, MEMBER, MEMBER),
     out_specs=(_specs(), MEMBER, P()),
@@ -308,10 +318,8 @@ def _jit_put(mesh):
   )
 
 
-def _step(
-  objective, schedule, momentum, members_at_once, dtype, state, frozen, batch, rates, decays,
-):  # fmt: skip
-  factor = schedule(state.step)
+def _step(how: _How, state, frozen, batch, rates, decays):
+  factor = how.schedule(state.step)
   heard = jax.lax.psum(batch[WORD].sum((0, 1)), ('population', 'data'))
   batch = {key: value for key, value in batch.items() if key != WORD}
 
@@ -323,16 +331,16 @@ def _step(
     local = jax.lax.pcast({'trained': trained, 'frozen': frozen}, ('data',), to='varying')
 
     def loss_of(trained):
-      return objective({**local['frozen'], **trained}, batch)
+      return how.objective({**local['frozen'], **trained}, batch)
 
     (loss, metrics), grads = jax.value_and_grad(loss_of, has_aux=True)(local['trained'])
     if jax.lax.axis_size('data') > 1:
-      narrow = jax.tree.map(lambda x: x.astype(dtype), grads)
+      narrow = jax.tree.map(lambda x: x.astype(how.dtype), grads)
       loss, metrics, mean = jax.lax.pmean((loss, metrics, narrow), 'data')
       grads = jax.tree.map(lambda x, like: x.astype(like.dtype), mean, grads)
     else:
       loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), 'data')
-    transform = optim.sgd(rate * factor, decay, momentum)
+    transform = optim.sgd(rate * factor, decay, how.momentum)
     updates, momenta = transform.update(grads, optimizer, trained)
     updated = optax.apply_updates(trained, updates), momenta
     going = (bad_step < 0) & jnp.isfinite(loss)
@@ -345,11 +353,11 @@ def _step(
     metrics = {name: jnp.where(going, value, jnp.nan) for name, value in metrics.items()}
     return (trained, optimizer, bad_step), metrics
 
-  (trained, optimizer, bad_step), metrics = each_member(
+  (trained, optimizer, bad_step), metrics = chunks.each_member(
     member,
     (state.trained, state.optimizer, state.bad_step),
     (batch, rates, decays),
-    members_at_once,
+    how.at_once,
     unroll=False,
   )
   new = State(
@@ -360,48 +368,3 @@ def _step(
     bad_step=bad_step,
   )
   return new, metrics['loss'], heard
-
-
-def _at_once(members: int, most: int) -> int:
-  """The largest chunk of up to `most` that the members divide into."""
-  return max(size for size in range(1, min(most, members) + 1) if members % size == 0)
-
-
-def each_member(
-  function: Callable[[Tree, Tree], tuple[Tree, Tree]],
-  kept: Tree,
-  given: Tree,
-  at_once: int,
-  unroll: bool,
-) -> tuple[Tree, Tree]:
-  """Calls (kept, given) -> (new kept, result) for each member; all trees have a leading member axis.
-
-  Args:
-    function: of one member.
-    kept: its state. In a loop it is updated in place: memory holds one copy of the population's, not two.
-    given: its other arguments.
-    at_once: most members that one `vmap` computes; the chunks, of one size, run one after the other.
-    unroll: whether to write the loop out. For a CPU, where XLA compiles a convolution inside a loop to naive code, 9
-      times slower (measured; github.com/jax-ml/jax/issues/12868).
-  """
-  members = jax.tree.leaves((kept, given))[0].shape[0]
-  at_once = _at_once(members, at_once)
-
-  def chunk(start, kept):
-    part = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, start, at_once), (kept, given))
-    if at_once > 1:
-      return jax.vmap(function)(*part)
-    one = function(*jax.tree.map(lambda x: x[0], part))
-    return jax.tree.map(lambda x: x[None], one)
-
-  if unroll or members == at_once:
-    parts = [chunk(start, kept) for start in range(0, members, at_once)]
-    return jax.tree.map(lambda *x: jnp.concatenate(x), *parts)
-
-  def body(kept, start):
-    part, result = chunk(start, kept)
-    update = lambda whole, part: jax.lax.dynamic_update_slice_in_dim(whole, part, start, 0)
-    return jax.tree.map(update, kept, part), result
-
-  kept, results = jax.lax.scan(body, kept, jnp.arange(0, members, at_once))
-  return kept, jax.tree.map(lambda x: x.reshape(members, *x.shape[2:]), results)

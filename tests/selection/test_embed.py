@@ -13,6 +13,7 @@ import pytest
 from experts.models import resnet, weights
 from experts.models.kinds import KINDS
 from experts.selection import cache, embed, halving, pool
+from experts.selection.ahead import one_ahead, read_ahead
 from experts.selection.pool import joining
 
 _SIZE, _COUNT, _CLASSES = 16, 10, 5
@@ -392,16 +393,16 @@ def test_memory_does_not_grow_with_the_pool(folder):
 
 @pytest.mark.parametrize('readers', [1, 3, 9])
 def test_readers_are_so_many_units_ahead_and_units_come_in_order(readers):
-  loaded = [threading.Event() for _ in range(6)]
+  events = [threading.Event() for _ in range(6)]
 
   def load(unit):
-    loaded[unit].set()
+    events[unit].set()
     return -unit
 
-  for unit, found in embed._ahead(load, list(range(6)), readers):
+  for unit, found in read_ahead(load, list(range(6)), readers):
     assert found == -unit
-    assert all(event.wait(20) for event in loaded[: unit + readers + 1])
-    assert not any(event.is_set() for event in loaded[unit + readers + 1 :])
+    assert all(event.wait(20) for event in events[: unit + readers + 1])
+    assert not any(event.is_set() for event in events[unit + readers + 1 :])
   assert unit == 5
 
 
@@ -416,14 +417,14 @@ def test_one_ahead_is_drawn_while_one_is_used_and_no_more():
     finally:
       closed.set()
 
-  ahead = embed._one_ahead(stream())
+  ahead = one_ahead(stream())
   for i in range(3):
     assert next(ahead) == i
     assert drawn[i + 1].wait(20)
     assert not any(event.is_set() for event in drawn[i + 2 :])
   ahead.close()
   assert closed.is_set()
-  assert list(embed._one_ahead(i for i in range(3))) == [0, 1, 2]
+  assert list(one_ahead(i for i in range(3))) == [0, 1, 2]
 
 
 def test_what_fails_ahead_is_raised_where_it_is_used():
@@ -431,7 +432,7 @@ def test_what_fails_ahead_is_raised_where_it_is_used():
     yield 1
     raise ValueError('model b fails')
 
-  ahead = embed._one_ahead(stream())
+  ahead = one_ahead(stream())
   assert next(ahead) == 1
   with pytest.raises(ValueError, match='model b fails'):
     next(ahead)

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from experts.models import resnet
+from experts.training import chunks, population
 from experts.training import mesh as meshes
-from experts.training import population
 
 STEPS, CLASSES = 50, 4
 # Between two programs, for the smooth network (see conftest.py). A product of float32 rounds by 6e-8, and 50 steps of
@@ -276,7 +276,7 @@ def test_each_member_sees_every_member_once_in_any_chunks(members, at_once, unro
   kept = np.arange(members, dtype=np.float32)
   given = np.arange(members * 3, dtype=np.float32).reshape(members, 3)
   new, out = jax.jit(
-    lambda kept, given: population.each_member(function, kept, given, at_once, unroll)
+    lambda kept, given: chunks.each_member(function, kept, given, at_once, unroll)
   )(kept, given)
   np.testing.assert_array_equal(new, kept + given.sum(1))
   np.testing.assert_array_equal(out['twice'], 2 * given)
