@@ -56,6 +56,7 @@ setuptools.setup(
       # Runs published models in the tests of pools.
       'ai-edge-litert>=2.1,<3; platform_system=="Linux" and platform_machine=="x86_64"',
       'hypothesis>=6.100,<7',
+      'import-linter>=2.5,<3',
       # Carries the schemas of Kubernetes and JobSet.
       'kubeflow-trainer-api>=2.1,<3',
       # Compiles for TPUs, without one.

@@ -44,14 +44,7 @@ def get_config():
       'paper': '',
       # '10:15': these steps of each upstream and expert run are traced, for TensorBoard's profile tab.
       'profile_steps': '',
-      'model': {
-        'depth': 50,
-        'width': 1.0,
-        # 'imagenet' is BiT's; 'small' is for images of about 32 pixels.
-        'root': 'imagenet',
-        # 'auto': bfloat16 on TPU and GPU, float32 on CPU.
-        'dtype': 'auto',
-      },
+      'model': _model(),
       'image': _image(),
       'run': _run(),
       'upstream': _upstream(),
@@ -83,6 +76,17 @@ def get_config():
       'report': {'cluster': False},
     }
   )
+
+
+def _model():
+  return {
+    'depth': 50,
+    'width': 1.0,
+    # 'imagenet' is BiT's; 'small' is for images of about 32 pixels.
+    'root': 'imagenet',
+    # 'auto': bfloat16 on TPU and GPU, float32 on CPU.
+    'dtype': 'auto',
+  }
 
 
 def _image():
