@@ -32,6 +32,7 @@ import numpy as np
 import tabulate
 from absl import app, flags
 
+from experts.devices import make_mesh
 from experts.models import layers, ours, resnet, weights
 from experts.selection import embed, networks, pool
 
@@ -61,7 +62,7 @@ def main(argv):
 
 
 def _bank(model, params, pixels) -> None:
-  mesh = networks.make_mesh(1, jax.devices()[:1])
+  mesh = make_mesh(1, jax.devices()[:1])
   adapters = [
     jax.device_get(resnet.init_adapter(model, jax.random.key(i))) for i in range(_SHARE.value)
   ]
@@ -109,7 +110,7 @@ def _reading(model, params, size) -> None:
       for _ in embed.embed_pool(part, folder, [task], settings, _BATCH.value):
         pass
 
-    mesh = networks.make_mesh(1, jax.local_devices()[:1])
+    mesh = make_mesh(1, jax.local_devices()[:1])
     load = lambda: jax.block_until_ready(networks.load_unit(members[:1], folder, mesh, settings)[1])
     held = load()
     times = _in_turn(

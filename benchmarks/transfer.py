@@ -26,6 +26,7 @@ from absl import app, flags
 from configs import quickstart, vtab_knn
 from experts import programs
 from experts.data import batches
+from experts.devices import make_mesh
 from experts.models import ours, resnet
 from experts.runs import description, fine_tuning, objectives, views
 from experts.training import mesh as meshes
@@ -65,7 +66,7 @@ class _FineTune:
     need = description.need(self._network, size, trained, {})
     limit = meshes.memory_limit(jax.local_devices()[0])
     layout = meshes.plan_whole(len(trials), section.batch_size, jax.device_count(), need, limit)
-    mesh = meshes.make(layout.groups, layout.shards)
+    mesh = make_mesh(layout.groups)
     described = population.Population(
       names=[f'lr{rate:g}-seed{seed}' for rate, seed in trials],
       objective=objectives.single_label(self._network),

@@ -14,9 +14,10 @@ import numpy as np
 from jax.sharding import PartitionSpec as P
 
 from experts.data import natural6, splits, vtab
+from experts.devices import make_mesh
 from experts.models import ours, resnet
 from experts.phases import dat, domain_predictor, experts, upstream
-from experts.runs import description, evaluators, fine_tuning, sweeps, upstream_data
+from experts.runs import description, evaluators, fine_tuning, own_pool, sweeps, upstream_data
 from experts.runs.candidates import pool_path
 from experts.runs.description import Config
 from experts.selection import knn, networks, pool
@@ -177,7 +178,7 @@ def _of_select(config, devices, limit) -> Iterator[Program]:
     seen[networks.is_bank(group[0]), len(group), groups] += 1
   for (bank, number, groups), times in seen.items():
     kind = 'adapters' if bank else 'networks'
-    mesh = meshes.make(groups, len(local) // groups, local)
+    mesh = make_mesh(groups, local)
     reason = (
       f'{number} {kind}; devices of a host: {groups} x {len(local) // groups} (population x data), '
       f'{number // groups} {kind} a device; other hosts embed others'
@@ -232,7 +233,7 @@ def _training(config, devices, limit, run: description.Run, test_images: int) ->
   phase = run.field.partition('.')[0]
   rounds = run.plan(size, devices, limit, config.run.loop)
   for layout, times in _alike(rounds):
-    mesh = meshes.make(layout.groups, layout.shards, devices)
+    mesh = make_mesh(layout.groups, devices)
     # The first are as good as any: shapes are all that counts.
     part = run.part(dataclasses.replace(layout, start=0))
     population_of = part.population(layout.at_once)
@@ -343,7 +344,7 @@ def _pool(config) -> tuple[Mapping[str, Any], list[pool.Member]]:
   if config.pool and os.path.exists(pool_path(config, '')):
     path = pool_path(config, '')
     return pool.read_model(path), pool.read(path)
-  settings = {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
+  settings = own_pool.settings(config)
   number = _number_of_experts(config)
   kinds = ['random', 'baseline', *(kind for kind in config.experts.kinds for _ in range(number))]
   return settings, [_some_member(i, kind) for i, kind in enumerate(kinds)]

@@ -21,6 +21,7 @@ import numpy as np
 from absl import app
 
 from benchmarks.gpu import measure, peer
+from experts.devices import make_mesh
 from experts.models import ours, resnet, weights
 from experts.selection import embed, knn, networks, pool
 from launch.dry_run import flops
@@ -92,7 +93,7 @@ class _Search:
   def alone(self, members: list[pool.Member]) -> float:
     """Seconds of the device for one unit, with weights and images on it; medians."""
     unit, groups = networks.units(members, 1)[0]
-    mesh = networks.make_mesh(groups, jax.local_devices()[:1])
+    mesh = make_mesh(groups, jax.local_devices()[:1])
     _, params, _ = networks.load_unit(unit, self.folder, mesh, self.settings)
     images = list(networks.batches(mesh, self.pixels, self.batch))
     program = networks.make_program(ours.Network(self.model), mesh)

@@ -16,6 +16,7 @@ import numpy as np
 from absl import app
 
 from benchmarks.gpu import measure
+from experts.devices import make_mesh
 from experts.models import ours, resnet
 from experts.runs import description, objectives
 from experts.training import board, cadence, loop, optim, population
@@ -46,7 +47,7 @@ class _Sweep:
     need = description.need(ours.Network(self.model), self._side, trained, {})
     limit = meshes.memory_limit(jax.local_devices()[0])
     layout = meshes.plan_whole(len(trials), self.batch, 1, need, limit)
-    mesh = meshes.make(layout.groups, layout.shards, jax.devices()[:1])
+    mesh = make_mesh(layout.groups, jax.devices()[:1])
     described = population.Population(
       names=[f'trial{i}' for i in trials],
       objective=objectives.single_label(ours.Network(self.model)),

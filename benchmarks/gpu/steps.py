@@ -17,6 +17,7 @@ import numpy as np
 from absl import app, flags
 
 from benchmarks.gpu import measure, peer
+from experts.devices import make_mesh
 from experts.models import ours, resnet
 from experts.runs import description, objectives
 from experts.training import mesh as meshes
@@ -61,7 +62,7 @@ class Trained:
       members_at_once=self.layout.at_once,
       gradient_dtype=self.model.dtype,
     )
-    self.mesh = meshes.make(self.layout.groups, self.layout.shards, jax.devices()[:1])
+    self.mesh = make_mesh(self.layout.groups, jax.devices()[:1])
 
   def compile(self) -> tuple[float, jax.stages.Compiled]:
     """Seconds that the compiler takes, and what it says of the program."""

@@ -9,6 +9,9 @@ from experts.models import layers
 
 Params = Any
 
+# Adapter experts share the backbone: up to that many at once make one large batch of it.
+AT_ONCE = 8
+
 
 def init(rng: jax.Array, channels: tuple[int, ...]) -> Params:
   """Returns one expert's adapters, which change nothing until they are trained.

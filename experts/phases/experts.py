@@ -14,6 +14,7 @@ from absl import logging
 
 from experts.data.dataset import Dataset
 from experts.data.hierarchy import Hierarchy
+from experts.devices import make_mesh
 from experts.models import ours, resnet, weights
 from experts.models.network import Network
 from experts.reporting import files, tables
@@ -152,7 +153,7 @@ class _Trainer:
   @functools.cached_property
   def before(self) -> evaluate.Counts:
     """What the baseline gets right of the test images."""
-    mesh = meshes.make(1, jax.device_count())
+    mesh = make_mesh(1)
     trained = meshes.place(population.stack([self.baseline]), mesh, meshes.MEMBER)
     predict = objectives.predict(self.network, self.hierarchy.num_leaves)
     count = evaluators.evaluator(self.config, mesh, predict, {})

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 
+from experts.models import adapters
 from experts.models.network import Network
 from experts.training import costs, evaluate, optim, population
 from experts.training import mesh as meshes
@@ -18,9 +19,6 @@ if TYPE_CHECKING:
 
 Tree = Any
 Config: TypeAlias = 'ml_collections.ConfigDict'
-
-# Adapter experts share the backbone: up to that many at once make one large batch of it.
-ADAPTERS_AT_ONCE = 8
 
 
 class Setting(NamedTuple):
@@ -140,7 +138,7 @@ def adapters_at_once(platform: str | None = None) -> int:
   A CPU gains by the larger batch. On a TPU the products with a kernel for each expert cost more than that: 0.92 ms of a
   v3 core an image with two at once, 0.78 one after the other (estimates of its compiler, R50, 32 images each).
   """
-  return ADAPTERS_AT_ONCE if (platform or jax.default_backend()) == 'cpu' else 1
+  return adapters.AT_ONCE if (platform or jax.default_backend()) == 'cpu' else 1
 
 
 def same(section: Config, members: int) -> list[Setting]:

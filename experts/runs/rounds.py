@@ -13,6 +13,7 @@ import numpy as np
 from absl import logging
 
 from experts.data import batches
+from experts.devices import make_mesh
 from experts.reporting import files
 from experts.runs import views
 from experts.runs.description import Config, Run
@@ -75,7 +76,7 @@ def train(config: Config, board: Board, run: Run, job: Job) -> np.ndarray:
     # A passing run is one of hundreds.
     level = logging.DEBUG if job.passing else logging.INFO
     logging.log(level, '%s%s: %s', run.name, several, one.reason)
-    mesh = meshes.make(one.groups, one.shards)
+    mesh = make_mesh(one.groups)
     meshes.meet(mesh)
     part = _Part(
       config, run.part(one), job.part(one, f'{job.folder}{several}'), mesh, one.at_once, len(rounds)

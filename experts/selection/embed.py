@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from absl import logging
 
+from experts.devices import make_mesh
 from experts.models import kinds, network
 from experts.selection import ahead, cache, networks, pool
 
@@ -274,7 +275,7 @@ class _Run:
         return embeddings[None], [logits]
 
       return _Loaded(by_itself, [None])
-    mesh = networks.make_mesh(groups, jax.local_devices())
+    mesh = make_mesh(groups, jax.local_devices())
     one, params, heads = networks.load_unit(members, self.folder, mesh, self.settings)
 
     def by_network(task):

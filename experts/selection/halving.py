@@ -119,12 +119,6 @@ def stratified(labels: np.ndarray, seed: int = 0) -> np.ndarray:
   return np.argsort(place, kind='stable')
 
 
-def regret(found: Halving, full: np.ndarray, budget: int = 1) -> float:
-  """How much better the full search's choice is, by its scores `[E]`, than the best of the first `budget` found."""
-  full = np.asarray(full, float)
-  return float(full.max() - full[found.ranking[:budget]].max())
-
-
 def _worth(score: float) -> float:
   return -math.inf if math.isnan(score) else score
 

@@ -8,15 +8,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from experts.models import kinds, ours
+from experts.models import adapters, kinds, ours
 from experts.models.network import Network, Params
 from experts.selection import pool
 
-# Adapter experts share the backbone: up to that many at once make one large batch of it.
-_AT_ONCE = 8
 # Batches that the device has before it: one that it computes, one that is copied to it meanwhile.
 _IN_FLIGHT = 2
 
@@ -48,7 +46,7 @@ def units(candidates: Sequence[pool.Member], devices: int) -> list[tuple[list[po
     while group:
       most = 1 if alone else min(devices, len(group))
       groups = max(n for n in range(1, most + 1) if devices % n == 0)
-      each = min(_AT_ONCE, len(group) // groups) if bank else 1
+      each = min(adapters.AT_ONCE, len(group) // groups) if bank else 1
       found.append((group[: groups * each], groups))
       group = group[groups * each :]
   return found
@@ -66,12 +64,6 @@ def is_bank(member: pool.Member) -> bool:
   return member.backbone is not None
 
 
-def make_mesh(groups: int, devices: Sequence[jax.Device]) -> Mesh:
-  """Devices of this process: models along 'population', images along 'data'."""
-  grid = np.array(devices).reshape(groups, -1)
-  return Mesh(grid, ('population', 'data'), axis_types=(AxisType.Auto,) * 2)
-
-
 def load_unit(
   unit: Sequence[pool.Member], folder: str, mesh: Mesh, settings: Mapping[str, Any]
 ) -> tuple[Network, Params, list[Params | None]]:
@@ -80,7 +72,7 @@ def load_unit(
   Args:
     unit: from `units`.
     folder: of the pool file.
-    mesh: from `make_mesh`.
+    mesh: from `devices.make_mesh`.
     settings: the pool's 'model'.
 
   Returns:
@@ -137,7 +129,7 @@ def embed(
 
   Args:
     network: of all of the unit.
-    mesh: see `make_mesh`.
+    mesh: see `devices.make_mesh`.
     params: on the mesh; 'backbone' with a leading axis of a model for each group of devices, or one 'backbone' and a
       'bank' of E adapters.
     images: the `batches` of N images.

@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experts import machine
@@ -199,22 +199,6 @@ def memory_limit(device: jax.Device) -> int:
   if stats and 'bytes_limit' in stats:
     return stats['bytes_limit']
   return machine.memory() // jax.local_device_count()
-
-
-def make(groups: int, shards: int, devices: Sequence[jax.Device] | None = None) -> Mesh:
-  """The mesh of a round.
-
-  A process's devices are neighbours in it, so that its share of a batch is one block.
-
-  Args:
-    groups: along 'population'.
-    shards: along 'data'.
-    devices: all of the job's, if not given.
-  """
-  devices = jax.devices() if devices is None else devices
-  ordered = sorted(devices, key=lambda device: (device.process_index, device.id))
-  grid = np.array(ordered).reshape(groups, shards)
-  return Mesh(grid, ('population', 'data'), axis_types=(AxisType.Auto,) * 2)
 
 
 @functools.cache

@@ -16,6 +16,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experts import programs
+from experts.devices import make_mesh
 from experts.models import resnet
 from experts.reporting import files
 from experts.training import mesh as meshes
@@ -494,5 +495,5 @@ def test_an_adapter_step_has_no_kernel_gradients_of_the_backbone():
   ],
 )
 def test_a_host_of_a_slice_reads_its_own_share(compiler, members, groups, shards, share):
-  mesh = meshes.make(groups, shards, topologies.devices('v3-32'))
+  mesh = make_mesh(groups, topologies.devices('v3-32'))
   assert meshes.share(mesh, members) == share

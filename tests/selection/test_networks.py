@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from jax.sharding import NamedSharding
 
+from experts.devices import make_mesh
 from experts.models import ours, resnet
 from experts.selection import networks, pool
 
@@ -45,7 +46,7 @@ def test_devices_share_models_and_images(devices, groups, bank):
   else:
     params = {'backbone': stack([tree['backbone'] for tree in trees])}
     singles = [{'backbone': tree['backbone']} for tree in trees]
-  mesh = networks.make_mesh(groups, jax.devices()[:devices])
+  mesh = make_mesh(groups, jax.devices()[:devices])
   placed = {
     name: jax.device_put(params[name], NamedSharding(mesh, spec))
     for name, spec in networks.placement(bank).items()

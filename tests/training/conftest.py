@@ -16,8 +16,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from experts import devices
 from experts.models import resnet
-from experts.training import mesh as meshes
 from experts.training import optim, population
 
 SIZE, CLASSES, BATCH = 16, 4, 8
@@ -25,7 +25,7 @@ SIZE, CLASSES, BATCH = 16, 4, 8
 
 def make_mesh(groups: int, shards: int) -> jax.sharding.Mesh:
   """A mesh over the first devices only."""
-  return meshes.make(groups, shards, jax.devices()[: groups * shards])
+  return devices.make_mesh(groups, jax.devices()[: groups * shards])
 
 
 def linear_objective(params, batch):

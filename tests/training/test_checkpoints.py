@@ -234,12 +234,13 @@ _TWO_PROCESSES = """
 import sys
 import jax, numpy as np, orbax.checkpoint as ocp
 from jax.sharding import NamedSharding, PartitionSpec as P
+from experts.devices import make_mesh
 from experts.training import checkpoints, hosts, mesh as meshes
 from launch import local_pod
 
 folder, case = sys.argv[1:]
 hosts.start(60)
-mesh = meshes.make(2, 1)
+mesh = make_mesh(2)
 spec = {'step': P(), 'kernel': P('population')}
 
 def state(step):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from experts.devices import make_mesh
 from experts.training import mesh as meshes
 
 GIB = 2**30
@@ -114,7 +115,7 @@ def test_a_population_larger_than_the_devices_may_be_forbidden_to_loop():
 
 
 def test_one_process_feeds_all_members_whole_batches():
-  mesh = meshes.make(2, 4)
+  mesh = make_mesh(2)
   assert meshes.share(mesh, 6) == (slice(0, 6), (0, 1))
   marks = meshes.mark(mesh, True)
   assert marks.shape == (2, 4)
