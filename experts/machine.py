@@ -24,7 +24,7 @@ def memory() -> int:
 
   Processes that find each other at this very machine (`launch.local_pod`) share its memory evenly.
   """
-  return min([_physical(), *(limit for limit, _ in _groups())]) // _processes()
+  return min([_physical(), *(limit for limit, _ in _groups())]) // processes()
 
 
 def free_memory() -> int:
@@ -33,10 +33,10 @@ def free_memory() -> int:
   for name, value in _lines(_PROC / 'meminfo'):
     if name == 'MemAvailable:':
       free.append(1024 * int(value))
-  return max(min(free), 0) // _processes()
+  return max(min(free), 0) // processes()
 
 
-def _processes() -> int:
+def processes() -> int:
   """Processes of the job that are known to be on this machine."""
   host = os.environ.get('JAX_COORDINATOR_ADDRESS', '').rpartition(':')[0]
   number = os.environ.get('JAX_NUM_PROCESSES', '')
