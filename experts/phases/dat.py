@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from absl import logging
 
-from experts.data import batches, splits
+from experts.data import batches, orders, splits
 from experts.data.dataset import Dataset
 from experts.models import ours, weights
 from experts.models.network import Network
@@ -58,7 +58,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
       train,
       np.arange(len(train)),
       seed_of(config, 'dat', task.name),
-      batches.weighted(train.labels, _weights(config, network, baseline, task, train)),
+      orders.weighted(train.labels, _weights(config, network, baseline, task, train)),
     )
     for task in loaded
   ]

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from experts.data import batches, slices
+from experts.data import orders, slices
 from experts.models import ours, weights
 from experts.models.network import Network, head
 from experts.reporting import files
@@ -58,7 +58,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
     by_slice,
     np.arange(len(by_slice)),
     seed_of(config, 'domain_predictor'),
-    batches.balanced(by_slice.labels),
+    orders.balanced(by_slice.labels),
   )
   job = rounds.Job([stream], f'{workdir}/domain_predictor', evaluate=evaluate, keep=keep)
   rounds.train(config, board, training, job)

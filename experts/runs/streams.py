@@ -5,7 +5,7 @@ import zlib
 
 import numpy as np
 
-from experts.data import batches
+from experts.data import orders
 from experts.data.dataset import Dataset
 from experts.runs.description import Config
 
@@ -18,7 +18,7 @@ class Stream:
   dataset: Dataset
   indices: np.ndarray
   seed: int
-  order: batches.Order = batches.shuffled
+  order: orders.Order = orders.shuffled
 
 
 def seed_of(config: Config, *names: str) -> int:

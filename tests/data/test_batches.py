@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from experts.data import batches
+from experts.data import orders
 from experts.data.batches import Member, eval_batches, in_memory, train_batches
 from experts.data.dataset import UndecodableImage, from_arrays
 from experts.data.transforms import Transform
@@ -82,17 +82,17 @@ def test_an_epoch_is_a_shuffle_without_replacement(batch_size):
 
 
 def test_an_epoch_of_one_seed_is_no_epoch_of_another():
-  orders = set()
+  met = set()
   for seed in range(20):
-    row = batches.shuffled(16, seed)
+    row = orders.shuffled(16, seed)
     for epoch in range(20):
-      orders.add(tuple(row(16 * epoch + place) for place in range(16)))
-  assert len(orders) == 400
+      met.add(tuple(row(16 * epoch + place) for place in range(16)))
+  assert len(met) == 400
 
 
 @pytest.mark.parametrize('size', [1, 2, 1000, 2**16 + 1])
 def test_shuffle_of_any_size_is_a_permutation_that_moves(size):
-  row = batches.shuffled(size, 3)
+  row = orders.shuffled(size, 3)
   first = np.array([row(position) for position in range(size)])
   np.testing.assert_array_equal(np.sort(first), np.arange(size))
   if size >= 1000:
@@ -321,7 +321,7 @@ def test_requests_that_cannot_be_met_are_refused():
 def test_balanced_order_shows_every_class_equally_often_and_each_image_once_an_epoch():
   labels = np.repeat([0, 1, 2], [2, 5, 13])
   np.random.default_rng(0).shuffle(labels)
-  row = batches.balanced(labels)(20, 7)
+  row = orders.balanced(labels)(20, 7)
   rows = np.array([row(position) for position in range(3 * 130)])
   # Every three positions hold each class once.
   np.testing.assert_array_equal(np.sort(labels[rows].reshape(-1, 3)), np.tile([0, 1, 2], (130, 1)))
@@ -329,7 +329,7 @@ def test_balanced_order_shows_every_class_equally_often_and_each_image_once_an_e
     drawn = rows[labels[rows] == label].reshape(-1, size)
     for epoch in drawn:
       np.testing.assert_array_equal(np.sort(epoch), np.flatnonzero(labels == label))
-  other = batches.balanced(labels)(20, 8)
+  other = orders.balanced(labels)(20, 8)
   assert [other(p) for p in range(60)] != list(rows[:60])
 
 
@@ -337,7 +337,7 @@ def test_weighted_order_draws_classes_by_weight_times_size():
   labels = np.repeat([0, 1, 2, 3], [50, 30, 15, 5])
   np.random.default_rng(0).shuffle(labels)
   weights = np.array([0.0, 1.0, 2.0, 8.0])
-  row = batches.weighted(labels, weights)(100, 3)
+  row = orders.weighted(labels, weights)(100, 3)
   rows = np.array([row(position) for position in range(20_000)])
   share = np.bincount(labels[rows], minlength=4) / len(rows)
   # 30 x 1, 15 x 2, 5 x 8 of 100; four standard deviations.
@@ -346,7 +346,7 @@ def test_weighted_order_draws_classes_by_weight_times_size():
   drawn = np.bincount(rows[labels[rows] == 3], minlength=100)[labels == 3]
   np.testing.assert_allclose(drawn / drawn.sum(), 0.2, atol=4 * np.sqrt(0.16 / drawn.sum()))
   # A position by itself is what it is in the row of all.
-  again = batches.weighted(labels, weights)(100, 3)
+  again = orders.weighted(labels, weights)(100, 3)
   assert [again(p) for p in (77, 3, 19_999)] == rows[[77, 3, 19_999]].tolist()
 
 
@@ -362,4 +362,4 @@ def test_weighted_order_draws_classes_by_weight_times_size():
 )
 def test_weights_that_draw_nothing_are_refused(weights, message):
   with pytest.raises(ValueError, match=message):
-    batches.weighted(np.array([0, 1, 1]), np.array(weights))
+    orders.weighted(np.array([0, 1, 1]), np.array(weights))
