@@ -23,22 +23,6 @@ POLICIES = ('raise', 'skip')
 _CHUNK = 32
 
 
-class Batches(Iterator):
-  """An iterator over batches that knows how many images could not be decoded."""
-
-  def __init__(self, iterator: Iterator[dict[str, np.ndarray]], faults: '_Faults'):
-    self._iterator = iterator
-    self._faults = faults
-
-  def __next__(self) -> dict[str, np.ndarray]:
-    return next(self._iterator)
-
-  @property
-  def skipped(self) -> int:
-    """How many different images were skipped so far."""
-    return len(self._faults.where)
-
-
 class Member(NamedTuple):
   """What one member of the population is trained on."""
 
@@ -59,7 +43,7 @@ def train_batches(
   shard: tuple[int, int] = (0, 1),
   undecodable: str = 'raise',
   threads: int = 0,
-) -> Batches:
+) -> Iterator[dict[str, np.ndarray]]:
   """The training batches of a population, from any step on.
 
   Args:
@@ -69,7 +53,7 @@ def train_batches(
     start_step: first step to make.
     num_steps: the number of steps to make.
     shard: (index, number) of this host: it makes one contiguous block of every batch.
-    undecodable: 'raise', or 'skip': the next image of the slice stands in, and it is counted.
+    undecodable: 'raise', or 'skip': the next image of the slice stands in, and it is logged.
     threads: images decoded at a time; 0: as suits the data and the machine.
 
   Returns:
@@ -116,7 +100,7 @@ def train_batches(
   stream = _stream(make, row_list, (len(makers), len(block)), start_step, num_steps, threads)
   if len(makers) < len(members):
     stream = ({key: value[which] for key, value in batch.items()} for batch in stream)
-  return Batches(stream, faults)
+  return stream
 
 
 def eval_batches(
@@ -128,7 +112,7 @@ def eval_batches(
   shard: tuple[int, int] = (0, 1),
   undecodable: str = 'raise',
   threads: int = 0,
-) -> Batches:
+) -> Iterator[dict[str, np.ndarray]]:
   """Every example exactly once, over all hosts together.
 
   Args:
@@ -137,7 +121,7 @@ def eval_batches(
     transform: applied to every image; not a random one.
     batch_size: examples in one batch, over all hosts.
     shard: (index, number) of this host; every host makes the same number of batches.
-    undecodable: 'raise', or 'skip': masked out and counted.
+    undecodable: 'raise', or 'skip': masked out and logged.
     threads: images decoded at a time; 0: as suits the data and the machine.
 
   Returns:
@@ -172,7 +156,7 @@ def eval_batches(
 
   steps = -(-len(indices) // batch_size)
   threads = threads or _threads([(dataset, indices)], transform)
-  return Batches(_stream(make, list(block), (len(block),), 0, steps, threads), faults)
+  return _stream(make, list(block), (len(block),), 0, steps, threads)
 
 
 def in_memory(
@@ -198,22 +182,22 @@ def in_memory(
 
 
 class _Faults:
-  """Undecodable images: raised, or counted once each."""
+  """Undecodable images: raised, or logged once each."""
 
   def __init__(self, policy: str):
     if policy not in POLICIES:
       raise ValueError(f'unknown policy {policy!r} for undecodable images; use raise or skip')
     self._policy = policy
     self._lock = threading.Lock()
-    self.where: set[str] = set()
+    self._where: set[str] = set()
 
   def meet(self, error: UndecodableImage, where: str) -> None:
     if self._policy == 'raise':
       raise UndecodableImage(f'{error}: {MEND}')
     with self._lock:
-      if where not in self.where:
-        self.where.add(where)
-        logging.warning('skipped (%d so far): %s', len(self.where), where)
+      if where not in self._where:
+        self._where.add(where)
+        logging.warning('skipped (%d so far): %s', len(self._where), where)
 
 
 class _Maker:

@@ -5,7 +5,7 @@ import dataclasses
 import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -192,7 +192,7 @@ class _Part:
         functools.partial(job.evaluate, self.mesh, job.streams) if job.evaluate else None,
       )
 
-  def _batches(self, start: int) -> batches.Batches:
+  def _batches(self, start: int) -> Iterator[dict[str, np.ndarray]]:
     """This process's share of the batches from a step on."""
     run = self.run
     mine, shard = meshes.share(self.mesh, len(run))

@@ -263,7 +263,14 @@ def test_undecodable_image_stops_both_pipelines_and_is_named():
     list(eval_batches(data, np.arange(40), PLAIN, 8))
 
 
-def test_skipped_image_is_replaced_by_the_next_and_counted():
+def _skipped(caplog) -> list[str]:
+  """The images that were logged as skipped, whose numbers rise by one."""
+  numbers, images = zip(*(line.split(' so far): ') for line in caplog.messages))
+  assert list(numbers) == [f'skipped ({number}' for number in range(1, len(numbers) + 1)]
+  return sorted(images)
+
+
+def test_skipped_image_is_replaced_by_the_next_and_logged_once(caplog):
   good, bad = _data(), _broken(_data(), {7, 8, 20})
   chosen = np.arange(5, 25)
   plain = list(train_batches([Member(good, chosen, 1)], PLAIN, 10, 0, 4))
@@ -273,14 +280,14 @@ def test_skipped_image_is_replaced_by_the_next_and_counted():
     expected = [instead.get(v, v) for v in one['image'][0, :, 0, 0, 0].tolist()]
     assert other['image'][0, :, 0, 0, 0].tolist() == expected
     assert other['label'][0].tolist() == [v % 5 for v in expected]
-  assert found.skipped == 3
+  assert _skipped(caplog) == ['image 20 of data', 'image 7 of data', 'image 8 of data']
 
 
-def test_skipped_image_is_masked_out_of_evaluation():
+def test_skipped_image_is_masked_out_of_evaluation_and_logged(caplog):
   found = eval_batches(_broken(_data(), {2, 11}), np.arange(12), PLAIN, 8, undecodable='skip')
   mask = np.concatenate([batch['mask'] for batch in found])
   assert np.flatnonzero(mask).tolist() == [0, 1, 3, 4, 5, 6, 7, 8, 9, 10]
-  assert found.skipped == 2
+  assert _skipped(caplog) == ['image 11 of data', 'image 2 of data']
 
 
 def test_slice_without_a_decodable_image_is_an_error_even_when_skipping():
