@@ -76,7 +76,7 @@ def _write(folder: pathlib.Path) -> list[str]:
 def _ours(data: dataset.Dataset, transform: Transform) -> Form:
   member = batches.Member(data, np.arange(len(data)), 0)
   return lambda threads: batches.train_batches(
-    [member], transform, _STEP_SIZE, 0, _STEPS, threads=threads
+    [member], transform, _STEP_SIZE, range(_STEPS), threads=threads
   )
 
 

@@ -77,7 +77,8 @@ def _first_batch(step: int) -> float:
   )
   started = time.monotonic()
   member = batches.Member(dataset, np.arange(_IMAGES), 0)
-  next(batches.train_batches([member], transforms.Transform(224, 0, 'none', True), _BATCH, step, 5))
+  transform = transforms.Transform(224, 0, 'none', True)
+  next(batches.train_batches([member], transform, _BATCH, range(step, step + 5)))
   return time.monotonic() - started
 
 

@@ -83,8 +83,7 @@ class _FineTune:
       [batches.Member(self._task.train, self._task.fit, seed=seed) for _, seed in trials],
       views.train_transform(self._config.image, section),
       section.batch_size,
-      start_step=0,
-      num_steps=steps,
+      range(steps),
     )
     for batch in source:
       placed = population.put_batch(mesh, batch, population.Word())

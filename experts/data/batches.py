@@ -37,8 +37,7 @@ def train_batches(
   members: Sequence[Member],
   transform: Transform,
   batch_size: int,
-  start_step: int,
-  num_steps: int,
+  steps: range,
   *,
   shard: tuple[int, int] = (0, 1),
   undecodable: str = 'raise',
@@ -50,14 +49,13 @@ def train_batches(
     members: the data of each member. What those of the same data, indices, seed, order and mixup see is made once.
     transform: applied to every image.
     batch_size: examples of one member in one step, over all hosts.
-    start_step: first step to make.
-    num_steps: the number of steps to make.
+    steps: those to make, one after another.
     shard: (index, number) of this host: it makes one contiguous block of every batch.
     undecodable: 'raise', or 'skip': the next image of the slice stands in, and it is logged.
     threads: images decoded at a time; 0: as suits the data and the machine.
 
   Returns:
-    Iterator over num_steps dicts: 'image' uint8 [P, B, S, S, 3] and 'label' int32 [P, B], where B is
+    Iterator over one dict a step: 'image' uint8 [P, B, S, S, 3] and 'label' int32 [P, B], where B is
     this host's part of the batch; if any member has mixup, which mixes examples 2k and 2k+1, also
     'partner' int32 [P, B] and 'weight' float32 [P, B], the target being weight * label +
     (1 - weight) * partner.
@@ -68,36 +66,17 @@ def train_batches(
   """
   block = _block(batch_size, shard)
   faults = _Faults(undecodable)
-  if not members:
-    raise ValueError('a population needs at least one member')
   members = [Member(*member) for member in members]
-  if (least := min(member.mixup for member in members)) < 0:
-    raise ValueError(f'mixup must be 0 or more, not {least}')
-  mixup = any(member.mixup for member in members)
-  if mixup and len(block) % 2:
-    raise ValueError(f'mixup needs an even number of examples on each host, not {len(block)}')
-  # A sweep's members differ in their learning rates and see the same images.
-  makers: dict[tuple, _Maker] = {}
-  which = []
-  for member in members:
-    key = (id(member.dataset), id(member.indices), *member[2:])
-    if key not in makers:
-      makers[key] = _Maker(member, transform, faults)
-    which.append(list(makers).index(key))
-  row_list = [(maker, row) for maker in makers.values() for row in block]
+  mixes = _mixes(members, len(block))
+  makers, which = _makers(members, transform, faults)
+  rows = [(maker, row) for maker in makers for row in block]
 
   def make(rows: Sequence[tuple['_Maker', int]], step: int) -> dict[str, np.ndarray]:
-    image = np.empty((len(rows), transform.size, transform.size, 3), np.uint8)
-    label = np.empty(len(rows), np.int32)
-    for i, (maker, row) in enumerate(rows):
-      label[i] = maker.fill(image[i], step * batch_size + row)
-    if not mixup:
-      return {'image': image, 'label': label}
-    weight = np.array([maker.weight(step * batch_size + row) for maker, row in rows], np.float32)
-    return _mix(image, label, weight)
+    places = [(maker, step * batch_size + row) for maker, row in rows]
+    return _examples(places, transform.size, mixes)
 
   threads = threads or _threads([(one.dataset, one.indices) for one in members], transform)
-  stream = _stream(make, row_list, (len(makers), len(block)), start_step, num_steps, threads)
+  stream = _stream(make, rows, (len(makers), len(block)), steps, threads)
   if len(makers) < len(members):
     stream = ({key: value[which] for key, value in batch.items()} for batch in stream)
   return stream
@@ -133,7 +112,7 @@ def eval_batches(
     UndecodableImage: while iterating, under 'raise'.
   """
   block = _block(batch_size, shard)
-  faults = _Faults(undecodable)
+  reader = _Reader(dataset, transform, _Faults(undecodable))
   indices = _checked(dataset, indices)
   labels = dataset.labels
   if transform.random:
@@ -146,17 +125,13 @@ def eval_batches(
       position = step * batch_size + row
       if position < len(indices):
         index = int(indices[position])
-        try:
-          image[i] = transform(_read(dataset, index, transform))
-        except UndecodableImage as error:
-          faults.meet(error, dataset.where(index))
-          continue
-        label[i], mask[i] = labels[index], True
+        if reader.fill(image[i], index):
+          label[i], mask[i] = labels[index], True
     return {'image': image, 'label': label, 'mask': mask}
 
-  steps = -(-len(indices) // batch_size)
+  steps = range(-(-len(indices) // batch_size))
   threads = threads or _threads([(dataset, indices)], transform)
-  return _stream(make, list(block), (len(block),), 0, steps, threads)
+  return _stream(make, list(block), (len(block),), steps, threads)
 
 
 def in_memory(
@@ -200,16 +175,34 @@ class _Faults:
         logging.warning('skipped (%d so far): %s', len(self._where), where)
 
 
+class _Reader(NamedTuple):
+  """Reads and transforms images of a data set."""
+
+  dataset: Dataset
+  transform: Transform
+  faults: _Faults
+
+  def fill(self, out: np.ndarray, index: int, rng: np.random.Generator | None = None) -> bool:
+    """Writes an image to `out`; returns whether it can be decoded."""
+    side = self.transform.side
+    try:
+      image = self.dataset.resized(index, side) if side else self.dataset.image(index)
+      out[...] = self.transform(image, rng)
+    except UndecodableImage as error:
+      self.faults.meet(error, self.dataset.where(index))
+      return False
+    return True
+
+
 class _Maker:
   """Makes the examples of one member, each from its position alone."""
 
   def __init__(self, member: Member, transform: Transform, faults: _Faults):
-    self._dataset, indices, seed, order, self._mixup = member
-    self._indices = _checked(self._dataset, indices)
+    dataset, indices, seed, order, self._mixup = member
+    self._reader = _Reader(dataset, transform, faults)
+    self._indices = _checked(dataset, indices)
     # Read here, once: from Python 3.12 on threads that meet it unread would each read all labels.
-    self._labels = self._dataset.labels
-    self._transform = transform
-    self._faults = faults
+    self._labels = dataset.labels
     # Three independent streams: the order, the augmentation, the mixing.
     state = np.random.SeedSequence(seed).generate_state(3, np.uint64)
     self._row = order(len(self._indices), int(state[0]))
@@ -218,23 +211,61 @@ class _Maker:
   def fill(self, out: np.ndarray, position: int) -> int:
     """Writes the image of a position to `out`; returns its label."""
     row = self._row(position)
-    rng = generator(self._augment, position) if self._transform.random else None
+    rng = generator(self._augment, position) if self._reader.transform.random else None
     for attempt in range(len(self._indices)):
       index = int(self._indices[(row + attempt) % len(self._indices)])
-      try:
-        out[...] = self._transform(_read(self._dataset, index, self._transform), rng)
-      except UndecodableImage as error:
-        self._faults.meet(error, self._dataset.where(index))
-        continue
-      return int(self._labels[index])
+      if self._reader.fill(out, index, rng):
+        return int(self._labels[index])
+    name = self._reader.dataset.name
     raise UndecodableImage(
-      f'{self._dataset.name}: none of the {len(self._indices)} images of the slice can be decoded'
+      f'{name}: none of the {len(self._indices)} images of the slice can be decoded'
     )
 
   def weight(self, position: int) -> float:
     if not self._mixup:
       return 1.0
     return generator(self._mix, position).beta(self._mixup, self._mixup)
+
+
+def _mixes(members: Sequence[Member], examples: int) -> bool:
+  """Whether any member has mixup, which takes the `examples` of a host in pairs."""
+  if not members:
+    raise ValueError('a population needs at least one member')
+  if (least := min(member.mixup for member in members)) < 0:
+    raise ValueError(f'mixup must be 0 or more, not {least}')
+  mixes = any(member.mixup for member in members)
+  if mixes and examples % 2:
+    raise ValueError(f'mixup needs an even number of examples on each host, not {examples}')
+  return mixes
+
+
+def _makers(
+  members: Sequence[Member], transform: Transform, faults: _Faults
+) -> tuple[list[_Maker], list[int]]:
+  """Makers of all that differs in what members see, and the place in them of each member's."""
+  # A sweep's members differ in their learning rates and see the same images.
+  makers: dict[tuple, _Maker] = {}
+  which = []
+  for member in members:
+    key = (id(member.dataset), id(member.indices), *member[2:])
+    if key not in makers:
+      makers[key] = _Maker(member, transform, faults)
+    which.append(list(makers).index(key))
+  return list(makers.values()), which
+
+
+def _examples(
+  places: Sequence[tuple[_Maker, int]], size: int, mixes: bool
+) -> dict[str, np.ndarray]:
+  """The examples of makers at positions, `size` pixels wide; mixed, if any member's are."""
+  image = np.empty((len(places), size, size, 3), np.uint8)
+  label = np.empty(len(places), np.int32)
+  for i, (maker, position) in enumerate(places):
+    label[i] = maker.fill(image[i], position)
+  if not mixes:
+    return {'image': image, 'label': label}
+  weight = np.array([maker.weight(position) for maker, position in places], np.float32)
+  return _mix(image, label, weight)
 
 
 def _mix(image: np.ndarray, label: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
@@ -273,10 +304,6 @@ def _checked(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
   return indices
 
 
-def _read(dataset: Dataset, index: int, transform: Transform) -> np.ndarray:
-  return dataset.resized(index, transform.side) if transform.side else dataset.image(index)
-
-
 def _threads(parts: Sequence[tuple[Dataset, np.ndarray]], transform: Transform) -> int:
   # Decoding leaves the interpreter to other threads; copying arrays does not, and many would fight.
   cheap = all(
@@ -290,8 +317,7 @@ def _stream(
   make: Callable[[Sequence, int], dict[str, np.ndarray]],
   rows: Sequence,
   shape: tuple[int, ...],
-  start_step: int,
-  num_steps: int,
+  steps: range,
   threads: int,
 ) -> Iterator[dict[str, np.ndarray]]:
   """Makes chunks of rows in threads, ahead of time, and joins those of one step."""
@@ -309,9 +335,7 @@ def _stream(
       for key, first in parts[0].items()
     }
 
-  dataset = grain.MapDataset.range(
-    start_step * len(chunks), (start_step + num_steps) * len(chunks)
-  ).map(chunk)
+  dataset = grain.MapDataset.range(steps.start * len(chunks), steps.stop * len(chunks)).map(chunk)
   # Two steps ahead: one being copied to the device, one being made.
   ahead = max(2 * len(chunks), threads)
   stream = dataset.to_iter_dataset(grain.ReadOptions(threads, ahead))

@@ -1,7 +1,7 @@
 """Draws disjoint parts of a data set by a seed, each class in proportion and what belongs together on one side."""
 
 import collections
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 
 import numpy as np
 from sklearn.model_selection import train_test_split
@@ -49,14 +49,7 @@ def split(
     first_part = np.isin(own, own[rows[kept]])
     return indices[first_part], indices[~first_part]
   rest, number = rows[~alone], number - int(alone.sum())
-  labels = dataset.labels[indices[rest]]
-  counts = np.bincount(labels)
-  # Proportions need an image of every class on both sides; where a side is too small, chance decides.
-  smallest = min(number, len(rest) - number)
-  proportional = smallest >= np.count_nonzero(counts) and counts[counts > 0].min() >= 2
-  one, other = train_test_split(
-    rest, train_size=number, random_state=seed, stratify=labels if proportional else None
-  )
+  one, other = _draw(rest, dataset.labels[indices[rest]], number, seed)
   one = np.concatenate([one, rows[alone]])
   if unit is None:
     return indices[one], indices[other]
@@ -106,8 +99,7 @@ def cover(
     return train, rest
   inside, outside = _by_unit(train, unit), _by_unit(rest, unit)
   single = max(map(len, [*inside.values(), *outside.values()])) == 1
-  count = collections.Counter(labels[train].tolist())
-  classes = lambda images: collections.Counter(labels[images].tolist())
+  count = _classes(labels, train)
   order = np.random.default_rng(seed).permutation(sorted(set(inside) - set(stays))).tolist()
   came = set()
   for label in missing.tolist():
@@ -115,20 +107,15 @@ def cover(
       continue  # With a unit of several classes.
     having = [u for u, own in outside.items() if label in labels[own]]
     comes = min(having, key=lambda u: len(outside[u]))
-    count += classes(outside[comes])
-    ranks = {}
-    for u in order:
-      if u in inside and u not in came:
-        spare = min(count[c] - n for c, n in classes(inside[u]).items())
-        if spare > 0:
-          ranks[u] = abs(len(inside[u]) - len(outside[comes])), -spare
-    if single and not ranks:
+    count += _classes(labels, outside[comes])
+    may = {u: inside[u] for u in order if u in inside and u not in came}
+    leaves = _leaving(may, len(outside[comes]), labels, count)
+    if single and leaves is None:
       break
     came.add(comes)
     inside[comes] = outside.pop(comes)
-    if ranks:
-      leaves = min(ranks, key=ranks.get)
-      count -= classes(inside[leaves])
+    if leaves is not None:
+      count -= _classes(labels, inside[leaves])
       outside[leaves] = inside.pop(leaves)
   if not outside:
     return train, rest
@@ -172,6 +159,42 @@ def together(first: Mapping[int, int], second: Mapping[int, int] | None) -> Mapp
     parent[root(('second', second[index]))] = root(('first', number))
   numbers = {}
   return {i: numbers.setdefault(root(('first', n)), len(numbers)) for i, n in first.items()}
+
+
+def _draw(
+  rows: np.ndarray, labels: np.ndarray, number: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+  """So many of the rows, and the others; each with the classes in proportion where both can have all of them."""
+  counts = np.bincount(labels)
+  # Proportions need an image of every class on both sides; where a side is too small, chance decides.
+  smallest = min(number, len(rows) - number)
+  proportional = smallest >= np.count_nonzero(counts) and counts[counts > 0].min() >= 2
+  return train_test_split(
+    rows, train_size=number, random_state=seed, stratify=labels if proportional else None
+  )
+
+
+def _leaving(
+  units: Mapping[int, list[int]], size: int, labels: np.ndarray, count: Mapping[int, int]
+) -> int | None:
+  """The unit nearest to a size that leaves some of all its classes; None where none does.
+
+  Args:
+    units: those that may leave -> their images; of equals the first leaves.
+    size: in images.
+    labels: of every image of the data set.
+    count: class -> how many images of it there are where the units would leave.
+  """
+  ranks = {}
+  for unit, images in units.items():
+    spare = min(count[label] - own for label, own in _classes(labels, images).items())
+    if spare > 0:
+      ranks[unit] = abs(len(images) - size), -spare
+  return min(ranks, key=ranks.get, default=None)
+
+
+def _classes(labels: np.ndarray, images: Sequence[int]) -> collections.Counter[int]:
+  return collections.Counter(labels[images].tolist())
 
 
 def _by_unit(indices: np.ndarray, unit: Callable[[int], int]) -> dict[int, list[int]]:

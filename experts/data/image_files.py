@@ -7,7 +7,7 @@ import collections
 import dataclasses
 import hashlib
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -62,15 +62,6 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
   class_of, names, edges = class_folders.classes(
     {image.folder for image in found.images}, found.empty, where
   )
-  images = collections.Counter(image.split for image in found.images)
-  images = dict(sorted(images.items(), key=_rank))
-  holds = {(names[class_of[image.folder]], image.split) for image in found.images}
-  intake = Intake(
-    images,
-    _left_out(listing, found),
-    (*listing.notes, *found.notes, *samples.note(ranges)),
-    {name: tuple(split for split in images if (name, split) in holds) for name in names},
-  )
   chosen = [image for image in found.images if image.split == asked]
   labels = np.array([class_of[image.folder] for image in chosen], np.int32)
   files = [image.file for image in chosen]
@@ -80,9 +71,28 @@ def open_images(path: str | os.PathLike, split: str, published: bool = False) ->
     class_names=names,
     read_labels=lambda: labels,
     edges=edges,
-    intake=intake,
+    intake=_intake(listing, found, ranges, class_of, names),
     groups=groups if any(groups) else (),
     content=lambda: contents.by_class([_below(image) for image in chosen], files, labels, names),
+  )
+
+
+def _intake(
+  listing: Listing,
+  found: layouts.Arrangement,
+  ranges: pixels.Ranges,
+  class_of: Mapping[layouts.Path, int],
+  names: Sequence[str],
+) -> Intake:
+  """What there is in all splits; `class_of` and `names` as of `class_folders.classes`."""
+  images = collections.Counter(image.split for image in found.images)
+  images = dict(sorted(images.items(), key=_rank))
+  holds = {(names[class_of[image.folder]], image.split) for image in found.images}
+  return Intake(
+    images,
+    _left_out(listing, found),
+    (*listing.notes, *found.notes, *samples.note(ranges)),
+    {name: tuple(split for split in images if (name, split) in holds) for name in names},
   )
 
 

@@ -12,6 +12,7 @@ tfds.data_source('NAME', split='train', data_dir=OUT).
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import json
 import os
@@ -32,14 +33,42 @@ from experts.data.names import some
 VERSION = '1.0.0'
 
 
+@dataclasses.dataclass(frozen=True)
+class Images:
+  """Images in classes, and where the is-a graph of these is.
+
+  Attributes:
+    archive: where the images are; see `archives.find`.
+    edges: an is-a file; empty: WordNet.
+    nouns: where WordNet is; see `wordnet.load`.
+    without: classes to leave out.
+  """
+
+  archive: str
+  edges: str = ''
+  nouns: str = ''
+  without: Sequence[str] = ()
+
+  def sources(self) -> dict[str, list[archives.Source]]:
+    """The sources of each class.
+
+    Raises:
+      ValueError: there is no archive of classes, or no such class to leave out.
+      OSError: something is not there, or cannot be read.
+    """
+    logging.info('looking for the classes of %s', self.archive)
+    found = archives.find(self.archive)
+    for left_out in self.without:
+      if not found.pop(left_out, None):
+        raise ValueError(f'--without={left_out}: {self.archive} has no such class')
+    return found
+
+
 def build(
-  archive: str,
+  images: Images,
   out: str,
   *,
   name: str = 'imagenet21k',
-  edges: str = '',
-  nouns: str = '',
-  without: Sequence[str] = (),
   validation: float = 0.01,
   processes: int = 0,
   number_of_shards: int = 0,
@@ -47,12 +76,9 @@ def build(
   """Makes a TFDS data set of array_record files with the splits train and validation.
 
   Args:
-    archive: where the images are; see `archives.find`.
+    images: what is prepared.
     out: the folder of data sets, TFDS's data_dir.
     name: of the data set.
-    edges: an is-a file; empty: WordNet.
-    nouns: where WordNet is; see `wordnet.load`.
-    without: classes to leave out.
     validation: the share of every class that is held out, chosen by a hash of the file's name.
     processes: how many work; 0: one for each core.
     number_of_shards: files of each split; 0: as suits the size.
@@ -69,12 +95,8 @@ def build(
   if not re.fullmatch('[a-z][a-z0-9_]*', name):
     raise ValueError(f'--name={name}: TFDS wants small letters, digits and underscores')
   final = pathlib.Path(out).expanduser() / name / VERSION
-  logging.info('looking for the classes of %s', archive)
-  sources = archives.find(archive)
-  for left_out in without:
-    if not sources.pop(left_out, None):
-      raise ValueError(f'--without={left_out}: {archive} has no such class')
-  tree, definitions = _hierarchy(sources, edges, nouns)
+  sources = images.sources()
+  tree, definitions = _hierarchy(sources, images.edges, images.nouns)
   by_class = [sources[name] for name in tree.nodes[: tree.num_leaves]]
   settings = {
     'validation': validation,
@@ -250,30 +272,35 @@ def _refuse_other(final: pathlib.Path, settings: Mapping) -> None:
     )
 
 
-_FLAGS = {
-  'archive': flags.DEFINE_string(
-    'archive', None, 'Tar of tars, or folder of tars or of class folders.'
-  ),
-  'out': flags.DEFINE_string('out', None, 'Folder of data sets, for --config.data_dir.'),
-  'name': flags.DEFINE_string('name', 'imagenet21k', 'Name of the data set.'),
-  'edges': flags.DEFINE_string(
-    'edges', '', 'Is-a file with lines child<TAB>parent; empty: WordNet.'
-  ),
-  'nouns': flags.DEFINE_string(
-    'wordnet', '', "WordNet 3.0's data.noun[.gz], or 'download'; empty: what wordnet-base installs."
-  ),
-  'without': flags.DEFINE_list('without', [], 'Classes to leave out.'),
-  'validation': flags.DEFINE_float('validation', 0.01, 'Share of every class that is held out.'),
-  'processes': flags.DEFINE_integer(
-    'processes', 0, 'Processes that work; 0: as many as there are cores.'
-  ),
-}
+_ARCHIVE = flags.DEFINE_string(
+  'archive', None, 'Tar of tars, or folder of tars or of class folders.'
+)
+_OUT = flags.DEFINE_string('out', None, 'Folder of data sets, for --config.data_dir.')
+_NAME = flags.DEFINE_string('name', 'imagenet21k', 'Name of the data set.')
+_EDGES = flags.DEFINE_string('edges', '', 'Is-a file with lines child<TAB>parent; empty: WordNet.')
+_WORDNET = flags.DEFINE_string(
+  'wordnet', '', "WordNet 3.0's data.noun[.gz], or 'download'; empty: what wordnet-base installs."
+)
+_WITHOUT = flags.DEFINE_list('without', [], 'Classes to leave out.')
+_VALIDATION = flags.DEFINE_float('validation', 0.01, 'Share of every class that is held out.')
+_PROCESSES = flags.DEFINE_integer(
+  'processes', 0, 'Processes that work; 0: as many as there are cores.'
+)
 
 
 def main(argv):
   del argv
   logging.set_verbosity(logging.INFO)
-  print(build(**{name: flag.value for name, flag in _FLAGS.items()}))
+  images = Images(_ARCHIVE.value, _EDGES.value, _WORDNET.value, _WITHOUT.value)
+  print(
+    build(
+      images,
+      _OUT.value,
+      name=_NAME.value,
+      validation=_VALIDATION.value,
+      processes=_PROCESSES.value,
+    )
+  )
 
 
 if __name__ == '__main__':

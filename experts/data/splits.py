@@ -112,17 +112,10 @@ def load(name: str, spec: Any, data_dir: str, seed: int) -> Task:
   if not in_order:
     _refuse_one_image_a_class(train)
   _check_numbers(name, number, for_validation, chosen_by is not None)
-  if in_order:
-    used, rest = np.arange(number), np.arange(0)
-  else:
-    used, rest = _used(train, chosen_by, number, bool(spec.train_images), seed)
+  used, rest = _used(train, chosen_by, number, in_order, bool(spec.train_images), seed)
   fit, validates = _parts(train, chosen_by, used, for_validation, in_order, seed)
   whole = join(f'{train.name} and {validation}', [train, chosen_by]) if validation else train
-  if tests is None:
-    unused = max(len(rest) - held_out, 0)
-    _, test_indices = draws.split(train, rest, unused, seed, draws.groups(train))
-  else:
-    test_indices = _some_of(tests, spec.test_images or len(tests), seed)
+  test_indices = _tested(spec, tests, train, rest, held_out, seed)
   _refuse_empty(name, train, {'choose by': validates, 'test': test_indices})
   drawn = () if in_order else ('fit', *['validation'][bool(validation) :], *['test'][bool(test) :])
   held = f'held out of {spec.train}'
@@ -208,7 +201,12 @@ def _sizes(
 
 
 def _used(
-  train: Dataset, chosen_by: Dataset | None, number: int, some_are_left: bool, seed: int
+  train: Dataset,
+  chosen_by: Dataset | None,
+  number: int,
+  in_order: bool,
+  some_are_left: bool,
+  seed: int,
 ) -> tuple[np.ndarray, np.ndarray]:
   """The images of the training split that are learned from, and those of the others that may be tested.
 
@@ -216,13 +214,26 @@ def _used(
     train: the training split.
     chosen_by: the split that validates, if there is one; none of its groups is tested.
     number: how many are learned from.
+    in_order: whether these are the first, and chance decides nothing; then none may be tested.
     some_are_left: whether images may be left over, instead of being learned from, that may not be tested.
     seed: of what is drawn.
   """
+  if in_order:
+    return np.arange(number), np.arange(0)
   groups, given = draws.groups(train), draws.shared_groups(train, chosen_by)
   stays = frozenset() if some_are_left else given
   used, rest = draws.split_to_train(train, np.arange(len(train)), number, seed, groups, stays)
   return used, draws.without(rest, groups, given)
+
+
+def _tested(
+  spec: Any, tests: Dataset | None, train: Dataset, rest: np.ndarray, held_out: int, seed: int
+) -> np.ndarray:
+  """The images that test: of the split that does, if there is one, else so many of the rest of the training split."""
+  if tests is not None:
+    return _some_of(tests, spec.test_images or len(tests), seed)
+  unused = max(len(rest) - held_out, 0)
+  return draws.split(train, rest, unused, seed, draws.groups(train))[1]
 
 
 def _parts(

@@ -246,12 +246,8 @@ def _add(
       f'{where}: none of its {len(chosen)} files is there, the first {printable(missing[0])!r}:'
       ' names are relative to the table'
     )
-  # Where every file lies in the folder of a split, and nothing else tells.
-  inner = [split_of(row.file.replace('\\', '/').split('/')[0]) for _, row in chosen]
-  by_folder = all(inner) and 'split' not in table.columns and not split
-  for (file, row), below in zip(chosen, inner):
-    told = split_of(row.split) or printable(row.split)
-    own = told or (below if by_folder else split or 'train')
+  splits = _splits(table, [row for _, row in chosen], split)
+  for (file, row), own in zip(chosen, splits):
     result.images.append(Labelled(file, own, (row.label,), row.group))
   for names, what, reason in (
     (unlabelled, 'without a label are left out', f'without a label in {name}'),
@@ -263,6 +259,17 @@ def _add(
       result.notes.append(f'{where}: {len(names)} files {what}: {some(map(printable, names))}')
       result.left_out[reason] += len(names) if reason else 0
   del result.left_out['']
+
+
+def _splits(table: Table, rows: Sequence[_Row], split: str) -> list[str]:
+  """Of each row the split: as it tells, else that of the folder of the table or, for all, of the files, else train."""
+  # Where every file lies in the folder of a split, and nothing else tells.
+  inner = [split_of(row.file.replace('\\', '/').split('/')[0]) for row in rows]
+  by_folder = all(inner) and 'split' not in table.columns and not split
+  return [
+    split_of(row.split) or printable(row.split) or (below if by_folder else split or 'train')
+    for row, below in zip(rows, inner)
+  ]
 
 
 def _find(listing: Listing, files: Mapping[Path, File], table: Table, row: _Row) -> File:

@@ -203,8 +203,7 @@ class _Part:
       ],
       views.train_transform(self.config.image, run.section),
       run.section.batch_size,
-      start_step=start,
-      num_steps=run.steps - start,
+      range(start, run.steps),
       shard=shard,
       undecodable=self.config.image.undecodable,
     )

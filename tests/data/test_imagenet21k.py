@@ -18,7 +18,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 from experts.data import archives, hierarchy, slices
-from experts.data.imagenet21k import build
+from experts.data.imagenet21k import Images, build
 from experts.data.sources import open_dataset
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,9 +113,8 @@ def tiny(tmp_path_factory) -> tuple[Path, dict[str, dict[str, bytes]]]:
 @pytest.fixture(scope='module')
 def built(tiny, tmp_path_factory) -> Path:
   return build(
-    str(tiny[0]),
+    Images(str(tiny[0]), nouns=str(SHARED / 'wordnet')),
     str(tmp_path_factory.mktemp('built')),
-    nouns=str(SHARED / 'wordnet'),
     validation=0.2,
     processes=2,
     number_of_shards=24,
@@ -175,10 +174,10 @@ def test_plain_tfds_reads_it_without_tensorflow(built):
 
 KILLED = """
 import sys
-from experts.data.imagenet21k import build
+from experts.data.imagenet21k import Images, build
 if __name__ == '__main__':
   archive, out, nouns = sys.argv[1:]
-  build(archive, out, nouns=nouns, validation=0.2, processes=1, number_of_shards=24)
+  build(Images(archive, nouns=nouns), out, validation=0.2, processes=1, number_of_shards=24)
 """
 
 
@@ -202,9 +201,8 @@ def test_killed_and_restarted_gives_the_same_bytes(built, tiny, tmp_path):
   (begun / 'imagenet21k-train.array_record-00000-of-00009.writing').write_text('left over')
   (begun / 'imagenet21k-train.array_record-00000-of-00009').write_text('left over')
   build(
-    str(tiny[0]),
+    Images(str(tiny[0]), nouns=str(SHARED / 'wordnet')),
     str(tmp_path / 'out'),
-    nouns=str(SHARED / 'wordnet'),
     validation=0.2,
     processes=2,
     number_of_shards=24,
@@ -268,7 +266,7 @@ def test_grocery_photographs_by_an_is_a_file(tmp_path):
 @pytest.mark.parametrize('kind', ['tar of tars', 'folder of tars', 'folder of folders'])
 def test_every_form_of_the_source_gives_the_same_images(tmp_path, edges, kind):
   path = _write(tmp_path, _toy(), kind)
-  folder = build(str(path), str(tmp_path), edges=edges, validation=0.3, processes=1)
+  folder = build(Images(str(path), edges=edges), str(tmp_path), validation=0.3, processes=1)
   held_out = {e['file_name'].decode().split('/')[-1] for e in _examples(folder, 'validation')}
   assert held_out == {'ant_2.JPEG', 'bee_2.JPEG', 'bee_7.JPEG', 'cow_2.JPEG'}
   examples = _examples(folder, 'train') + _examples(folder, 'validation')
@@ -282,7 +280,7 @@ def test_every_form_of_the_source_gives_the_same_images(tmp_path, edges, kind):
 
 def test_every_class_trains_whatever_is_held_out(tmp_path, edges):
   path = _write(tmp_path, _toy(), 'tar of tars')
-  build(str(path), str(tmp_path), edges=edges, validation=0.999, processes=1)
+  build(Images(str(path), edges=edges), str(tmp_path), validation=0.999, processes=1)
   assert open_dataset('tfds:imagenet21k', 'train', str(tmp_path)).labels.tolist() == [0, 1, 2]
 
 
@@ -291,7 +289,7 @@ def test_large_class_is_dealt_to_several_shards(tmp_path, edges, kind):
   files = {f'{i}.png': _jpeg(i) for i in range(50)}
   path = _write(tmp_path, {'ant': files, 'cow': {'0.png': _jpeg(200)}}, kind)
   folder = build(
-    str(path), str(tmp_path), edges=edges, validation=0, processes=1, number_of_shards=7
+    Images(str(path), edges=edges), str(tmp_path), validation=0, processes=1, number_of_shards=7
   )
   sizes = tfds.builder_from_directory(str(folder)).info.splits['train'].shard_lengths
   assert len(sizes) == 7
@@ -328,7 +326,7 @@ def test_what_is_no_image_is_listed_and_left_out(tmp_path, edges):
     '/abs.JPEG': _jpeg(9),
   }
   path = _write(tmp_path, classes, 'tar of tars')
-  folder = build(str(path), str(tmp_path), edges=edges, validation=0, processes=1)
+  folder = build(Images(str(path), edges=edges), str(tmp_path), validation=0, processes=1)
   assert len(open_dataset('tfds:imagenet21k', 'train', str(tmp_path))) == 9
   assert (folder / 'skipped.txt').read_text().splitlines() == [
     'whole/ant.tar/notes.txt is no image, or a damaged one (8 bytes)',
@@ -367,15 +365,17 @@ BAD = {
 def test_bad_archive_is_one_clear_line_before_anything_is_written(tmp_path, edges, data, message):
   (tmp_path / 'archive').write_bytes(data)
   with pytest.raises(ValueError, match=message) as caught:
-    build(str(tmp_path / 'archive'), str(tmp_path / 'out'), edges=edges, processes=1)
+    build(Images(str(tmp_path / 'archive'), edges=edges), str(tmp_path / 'out'), processes=1)
   assert '\n' not in str(caught.value)
   assert not list(tmp_path.rglob('*array_record*'))
 
 
 def test_bad_is_a_graph_or_setting_is_one_clear_line(tmp_path, edges):
   path = _write(tmp_path, _toy(2), 'tar of tars')
-  make = lambda text, **options: build(
-    str(path), str(tmp_path / 'out'), edges=_file(tmp_path / 'graph', text), **options
+  make = lambda text, without=(), **options: build(
+    Images(str(path), edges=_file(tmp_path / 'graph', text), without=without),
+    str(tmp_path / 'out'),
+    **options,
   )
   with pytest.raises(
     ValueError, match=r'cycle: (ant -> x -> y -> ant|x -> y -> ant -> x|y -> ant)'
@@ -392,22 +392,22 @@ def test_bad_is_a_graph_or_setting_is_one_clear_line(tmp_path, edges):
   with pytest.raises(ValueError, match='--validation=1: a share'):
     make('ant\nbee\ncow\n', validation=1)
   with pytest.raises(FileNotFoundError, match='nowhere: no such archive'):
-    build(str(tmp_path / 'nowhere'), str(tmp_path / 'out'), edges=edges)
+    build(Images(str(tmp_path / 'nowhere'), edges=edges), str(tmp_path / 'out'))
   with pytest.raises(FileNotFoundError, match=r'is not prepared in .*out; run: python -m'):
     open_dataset('tfds:imagenet21k', 'train', str(tmp_path / 'out'))
   (tmp_path / 'both' / 'ant').mkdir(parents=True)
   (tmp_path / 'both' / 'ant' / '1.png').write_bytes(_jpeg(1))
   (tmp_path / 'both' / 'ant.tar').write_bytes(_tar({}))
   with pytest.raises(ValueError, match=r"both: class 'ant' is there twice, as ant\.tar and ant:"):
-    build(str(tmp_path / 'both'), str(tmp_path / 'out'), edges=edges)
+    build(Images(str(tmp_path / 'both'), edges=edges), str(tmp_path / 'out'))
   (tmp_path / 'hollow' / 'ant').mkdir(parents=True)
   (tmp_path / 'hollow' / 'bee').mkdir()
   (tmp_path / 'hollow' / 'bee' / '1.jpg').write_bytes(_jpeg(1))
   with pytest.raises(ValueError, match=r'class ant: has no image: add one, .*--without=ant'):
-    build(str(tmp_path / 'hollow'), str(tmp_path / 'hollow-out'), edges=edges)
+    build(Images(str(tmp_path / 'hollow'), edges=edges), str(tmp_path / 'hollow-out'))
   (tmp_path / 'empty').mkdir()
   with pytest.raises(ValueError, match='empty: holds no class'):
-    build(str(tmp_path / 'empty'), str(tmp_path / 'out'), edges=edges)
+    build(Images(str(tmp_path / 'empty'), edges=edges), str(tmp_path / 'out'))
 
 
 def _file(path: Path, text: str) -> str:
@@ -418,7 +418,7 @@ def _file(path: Path, text: str) -> str:
 def test_class_may_be_below_nothing_or_be_left_out(tmp_path):
   path = _write(tmp_path, {**_toy(2), 'empty': {}}, 'folder of tars')
   graph = _file(tmp_path / 'graph', 'ant\nbee\tinsect\ncow\nempty\n')
-  build(str(path), str(tmp_path), edges=graph, without=['empty', 'cow'], processes=1)
+  build(Images(str(path), edges=graph, without=['empty', 'cow']), str(tmp_path), processes=1)
   train = open_dataset('tfds:imagenet21k', 'train', str(tmp_path))
   assert train.class_names == ('ant', 'bee')
   assert train.edges == (('bee', 'insect'),)
@@ -426,23 +426,24 @@ def test_class_may_be_below_nothing_or_be_left_out(tmp_path):
 
 def test_damaged_tar_stops_it_and_once_mended_it_goes_on(tmp_path, edges):
   path = _write(tmp_path, _toy(30), 'folder of tars')
-  options = {'edges': edges, 'validation': 0.2, 'processes': 1, 'number_of_shards': 3}
-  whole = build(str(path), str(tmp_path / 'whole'), **options)
+  images = Images(str(path), edges=edges)
+  options = {'validation': 0.2, 'processes': 1, 'number_of_shards': 3}
+  whole = build(images, str(tmp_path / 'whole'), **options)
   good = (path / 'bee.tar').read_bytes()
   begun = tmp_path / 'out' / 'imagenet21k' / '1.0.0.incomplete'
   # A header in its middle; its length and end are as they were.
   middle = len(good) // 2 // 1024 * 1024
   (path / 'bee.tar').write_bytes(good[:middle] + b'\xff' * 1024 + good[middle + 1024 :])
   with pytest.raises(ValueError, match=r'bee\.tar: cut off or garbled: fetch it again'):
-    build(str(path), str(tmp_path / 'out'), **options)
+    build(images, str(tmp_path / 'out'), **options)
   kept = list((begun / 'shards').iterdir())
   assert 0 < len(kept) < 3
   written = {p.name: p.stat().st_mtime_ns for p in begun.glob('*.array_record-*-of-00003')}
   (path / 'bee.tar').write_bytes(good[:5000])
   with pytest.raises(ValueError, match=r'bee\.tar: cut off or garbled'):
-    build(str(path), str(tmp_path / 'out'), **options)
+    build(images, str(tmp_path / 'out'), **options)
   (path / 'bee.tar').write_bytes(good)
-  mended = build(str(path), str(tmp_path / 'out'), **options)
+  mended = build(images, str(tmp_path / 'out'), **options)
   assert _content(mended) == _content(whole)
   # What was complete has not been written again.
   assert len(written) == 2 * len(kept)
@@ -451,13 +452,13 @@ def test_damaged_tar_stops_it_and_once_mended_it_goes_on(tmp_path, edges):
 
 def test_finished_set_is_kept_and_another_one_refused(tmp_path, edges):
   path = _write(tmp_path, _toy(2), 'folder of tars')
-  folder = build(str(path), str(tmp_path), edges=edges, processes=1)
+  folder = build(Images(str(path), edges=edges), str(tmp_path), processes=1)
   before = {p: p.stat().st_mtime_ns for p in folder.iterdir()}
-  assert build(str(path), str(tmp_path), edges=edges, processes=1) == folder
+  assert build(Images(str(path), edges=edges), str(tmp_path), processes=1) == folder
   with pytest.raises(ValueError, match=r'is there already, made with another validation: give'):
-    build(str(path), str(tmp_path), edges=edges, validation=0.5)
+    build(Images(str(path), edges=edges), str(tmp_path), validation=0.5)
   with pytest.raises(ValueError, match=r'made with another classes, is-a graph, archive: give'):
-    build(str(path), str(tmp_path), edges=edges, without=['ant'])
+    build(Images(str(path), edges=edges, without=['ant']), str(tmp_path))
   assert {p: p.stat().st_mtime_ns for p in folder.iterdir()} == before
 
 
@@ -465,12 +466,13 @@ def test_begun_set_is_not_mixed_with_one_of_other_settings(tmp_path, edges):
   path = _write(tmp_path, _toy(30), 'folder of tars')
   good = (path / 'cow.tar').read_bytes()
   (path / 'cow.tar').write_bytes(good[:512] + b'x' * 2048 + good[2560:])
-  options = {'edges': edges, 'processes': 1, 'number_of_shards': 3}
+  images = Images(str(path), edges=edges)
+  options = {'processes': 1, 'number_of_shards': 3}
   with pytest.raises(ValueError, match='cut off'):
-    build(str(path), str(tmp_path / 'out'), validation=0.5, **options)
+    build(images, str(tmp_path / 'out'), validation=0.5, **options)
   (path / 'cow.tar').write_bytes(good)
-  assert _content(build(str(path), str(tmp_path / 'out'), **options)) == _content(
-    build(str(path), str(tmp_path / 'fresh'), **options)
+  assert _content(build(images, str(tmp_path / 'out'), **options)) == _content(
+    build(images, str(tmp_path / 'fresh'), **options)
   )
 
 
@@ -481,9 +483,9 @@ def test_two_processes_do_not_write_one_set(tmp_path, edges):
   with open(begun / 'lock', 'w') as file:
     fcntl.flock(file, fcntl.LOCK_EX)
     with pytest.raises(ValueError, match='incomplete: another process is writing it'):
-      build(str(path), str(tmp_path), edges=edges, processes=1)
+      build(Images(str(path), edges=edges), str(tmp_path), processes=1)
   assert len(list(begun.iterdir())) == 2
-  assert build(str(path), str(tmp_path), edges=edges, processes=1).exists()
+  assert build(Images(str(path), edges=edges), str(tmp_path), processes=1).exists()
 
 
 FULL = """

@@ -62,7 +62,7 @@ def test_what_is_held_gives_the_same_batches_and_is_not_decoded_again(transform)
 
   def seen(dataset):
     member = batches.Member(dataset, np.array([7, 2, 5, 1]), seed=3)
-    return [batch['image'] for batch in batches.train_batches([member], transform, 4, 0, 3)]
+    return [batch['image'] for batch in batches.train_batches([member], transform, 4, range(3))]
 
   with_memory = seen(held)
   assert sum(reads.values()) == 9
