@@ -98,7 +98,7 @@ def make_nature(shared: pathlib.Path, folder: pathlib.Path) -> dict[str, tuple[s
   classes = sources.open_dataset(f'images:{archive}', 'train').class_names
   tree = hierarchy.from_edges(nouns.edges, classes)
   chosen = {
-    task: tuple(name for name, own in zip(classes, tree.multi_hot) if own[tree.index(node)])
+    task: tuple(name for name, own in zip(classes, tree.ancestors) if tree.index(node) in own)
     for task, node in _NATURE.items()
   }
   with contextlib.ExitStack() as stack:

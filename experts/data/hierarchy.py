@@ -33,16 +33,8 @@ class Hierarchy:
     return tuple((node, *sorted(known[node] - {node})) for node in range(len(self.nodes)))
 
   @functools.cached_property
-  def multi_hot(self) -> np.ndarray:
-    """bool [num_leaves, num_nodes]: the class itself and all its ancestors ([EXP §6.1])."""
-    hot = np.zeros((self.num_leaves, len(self.nodes)), bool)
-    for leaf in range(self.num_leaves):
-      hot[leaf, self.ancestors[leaf]] = True
-    return hot
-
-  @functools.cached_property
   def table(self) -> np.ndarray:
-    """int32 [num_leaves, A]: ids of the class and its ancestors, padded with -1."""
+    """int32 [num_leaves, A]: ids of the class and all its ancestors ([EXP §6.1]), padded with -1."""
     widest = max((len(self.ancestors[leaf]) for leaf in range(self.num_leaves)), default=0)
     table = np.full((self.num_leaves, widest), -1, np.int32)
     for leaf in range(self.num_leaves):

@@ -135,7 +135,7 @@ def test_group_named_as_its_class_stays_apart(tmp_path):
   data = open_dataset(f'images:{path}', 'train')
   tree = hierarchy.from_edges(data.edges, data.class_names)
   assert tree.nodes == ('Anjou', 'Pear', 'Pear/')
-  assert tree.multi_hot.tolist() == [[True, False, True], [False, True, True]]
+  assert tree.table.tolist() == [[0, 2], [1, 2]]
 
 
 def test_unsafe_members_of_an_archive_are_ignored(tmp_path):
