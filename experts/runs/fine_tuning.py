@@ -130,7 +130,8 @@ class Trainer:
     for steps in sorted({trial.steps for trial in tried}):
       trials = [trial for trial in tried if trial.steps == steps]
       if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
-        self._record(trials, _SWEEP, self._train(self._task.fit, trials, _SWEEP))
+        accuracy, _ = self._train(self._task.fit, trials, _SWEEP)
+        self._record(trials, _SWEEP, accuracy)
     unfinished.forget(self._unfinished(_SWEEP))
     best = []
     for number in range(selections):
@@ -161,15 +162,13 @@ class Trainer:
     for steps in sorted({trial.steps for trial in trials}):
       part = [trial for trial in trials if trial.steps == steps]
       missing = len(self._trials.find(**self._key, split=_TEST, steps=steps)) < len(part)
-      if not missing and not keep:
+      if not (missing or keep):
         continue
-      trees = [] if keep else None
-      accuracy = self._train(self._task.all, part, _TEST, trees)
+      accuracy, trees = self._train(self._task.all, part, _TEST, keep)
       if missing:
         self._record(part, _TEST, accuracy)
-      if keep and hosts.first():
-        kept += zip(part, map(float, accuracy), trees, strict=True)
-    if kept:
+      kept += zip(part, map(float, accuracy), trees, strict=True)
+    if keep and hosts.first():
       self._save(folder, kept)
     unfinished.forget(self._unfinished(_TEST))
 
@@ -180,10 +179,11 @@ class Trainer:
     params.pop('head', None)
     return family.describe(self._settings, params), params
 
-  def _train(self, indices, trials, split, kept=None):
-    """Trains a member for each trial, all of one length; returns their accuracies.
+  def _train(self, indices, trials, split, keep=False) -> tuple[np.ndarray, list[dict | None]]:
+    """Trains a member for each trial, all of one length.
 
-    Their trees are added to `kept`, if that is a list, on the process that writes.
+    Returns:
+      Their accuracies, and the trees of those that did not diverge, if they are to be kept and this process writes.
     """
     config, task = self._config, self._task
     described, params = self._load()
@@ -219,16 +219,14 @@ class Trainer:
     folder = unfinished.trials(
       self._unfinished(split), trials[0].steps, self._decides(trials, indices)
     )
-    keep = None if kept is None else trees.__setitem__
-    job = rounds.Job(streams, folder, passing=True, evaluate=evaluate, keep=keep)
+    kept = trees.__setitem__ if keep else None
+    job = rounds.Job(streams, folder, passing=True, evaluate=evaluate, keep=kept)
     # Not a number for a trial that diverged: it is no result to choose by.
     accuracy[rounds.train(config, self._board, run, job) >= 0] = np.nan
-    if kept is not None and hosts.first():
-      kept += [trees.get(number) for number in range(len(trials))]
     for name, row in zip(run.names, self._rows(trials, split, accuracy)):
       reached = row.pop('accuracy')
       self._board.hparams(f'{run.name}/{name}', row, {'accuracy': reached})
-    return accuracy
+    return accuracy, [trees.get(number) for number in range(len(trials))]
 
   def _unfinished(self, split) -> str:
     names = self._task.name, self._member.name, split
