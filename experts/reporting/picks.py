@@ -37,34 +37,18 @@ def picks(
     known = scores.strategy[scores['rank'].notna()].unique()
     raise ValueError(f"no ranks of the strategy '{strategy}'; there are: {', '.join(known)}")
   part = part.reindex(columns=[*part.columns.union(['p_value', 'accuracy'], sort=False)])
-  pools = {
-    name: kinds
-    for name, kinds in _POOLS.items()
-    if not kinds or (part.kind[part['rank'].notna()] == kinds[-1]).any()
-  }
+  pools = _pools(part.kind[part['rank'].notna()])
   rows = []
   for task, models in part.groupby('task', sort=False):
     ranked = models[models['rank'].notna()]
     baseline = _first(ranked[ranked.kind == 'baseline'])
-    for name, kinds in pools.items():
+    for pool, kinds in pools.items():
       among = models[models.kind.isin(kinds)] if kinds else models
       if among['rank'].isna().all():
         continue
       tried = trials is not None and (trials.task == task).any()
       chosen = tables.choose(among, trials, budget) if tried else _first(among)
-      own = baseline is not None and chosen.model == baseline.model
-      rows.append(
-        {
-          'task': task,
-          'pool': name,
-          'chosen': chosen.model,
-          'score': chosen.score,
-          'margin': float('nan') if baseline is None else chosen.score - baseline.score,
-          'p_value': float('nan') if own else chosen.p_value,
-          'accuracy': chosen.accuracy,
-          'gain': float('nan') if baseline is None else chosen.accuracy - baseline.accuracy,
-        }
-      )
+      rows.append({'task': task, 'pool': pool, **_against(chosen, baseline)})
   return pd.DataFrame(rows)
 
 
@@ -81,6 +65,24 @@ def wide(table: pd.DataFrame) -> pd.DataFrame:
     columns |= {name: part.chosen.to_numpy()}
     columns |= {f'{name} {c}': part[c].to_numpy() for c in ('score', 'margin', 'p_value')}
   return pd.DataFrame(columns)
+
+
+def _pools(kinds: pd.Series) -> dict[str, tuple[str, ...]]:
+  """The pools that ranked models of such kinds form; a pool of experts needs one of them."""
+  return {name: of for name, of in _POOLS.items() if not of or (kinds == of[-1]).any()}
+
+
+def _against(chosen: pd.Series, baseline: pd.Series | None) -> dict[str, str | float]:
+  """The chosen model's figures, and how far they are ahead of the baseline's."""
+  own = baseline is not None and chosen.model == baseline.model
+  return {
+    'chosen': chosen.model,
+    'score': chosen.score,
+    'margin': float('nan') if baseline is None else chosen.score - baseline.score,
+    'p_value': float('nan') if own else chosen.p_value,
+    'accuracy': chosen.accuracy,
+    'gain': float('nan') if baseline is None else chosen.accuracy - baseline.accuracy,
+  }
 
 
 def _first(models: pd.DataFrame) -> pd.Series | None:

@@ -8,6 +8,60 @@ import pandas as pd
 
 from experts.reporting import figures_models, figures_strategies
 
+# Name -> what the figure shows, what draws it, and which of `Tables` this is given.
+_DRAWINGS = {
+  'relative_regret': (
+    'Relative regret of the first choice of each strategy, by task (after [WHICH])',
+    figures_strategies.relative_regret,
+    ('regrets',),
+  ),
+  'hybrid': (
+    'Δ between the hybrid and the other strategies with a budget of 2, by task (after [WHICH])',
+    figures_strategies.hybrid,
+    ('deltas',),
+  ),
+  'budgets': (
+    'Share of tasks without regret, and mean relative regret, by budget (after [WHICH])',
+    figures_strategies.budgets,
+    ('by_budget',),
+  ),
+  'rank_correlation': (
+    "Kendall's τ between scores and test accuracies, by task and strategy (after [WHICH])",
+    figures_strategies.rank_correlation,
+    ('correlations',),
+  ),
+  'dimension': (
+    'kNN accuracy by dimension of the embedding (after [WHICH])',
+    figures_models.dimension,
+    ('scores', 'members'),
+  ),
+  'ranked': (
+    'kNN accuracy of all models, best first (after [EXP])',
+    figures_models.ranked,
+    ('scores',),
+  ),
+  'gain': (
+    'Test accuracy of the chosen expert minus that of the baseline (after [EXP])',
+    figures_models.gain,
+    ('picks',),
+  ),
+  'proxy': (
+    'Test accuracy after fine-tuning by kNN accuracy before (after [EXP])',
+    figures_models.proxy,
+    ('scores',),
+  ),
+  'checkpoints': (
+    'kNN accuracy of the baseline as it trains, and of the best experts (after [EXP] App. C.5)',
+    figures_models.checkpoints,
+    ('scores',),
+  ),
+  'controls': (
+    'kNN accuracy of experts on slices and on as many random images (after [EXP] App. G)',
+    figures_models.controls,
+    ('scores', 'members'),
+  ),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Tables:
@@ -51,60 +105,9 @@ def write_all(tables: Tables, folder: str | os.PathLike) -> list[Figure]:
   Returns:
     All figures, those of [WHICH] first.
   """
-  of_strategies, of_models = figures_strategies, figures_models
-  drawings = {
-    'relative_regret': (
-      'Relative regret of the first choice of each strategy, by task (after [WHICH])',
-      of_strategies.relative_regret,
-      (tables.regrets,),
-    ),
-    'hybrid': (
-      'Δ between the hybrid and the other strategies with a budget of 2, by task (after [WHICH])',
-      of_strategies.hybrid,
-      (tables.deltas,),
-    ),
-    'budgets': (
-      'Share of tasks without regret, and mean relative regret, by budget (after [WHICH])',
-      of_strategies.budgets,
-      (tables.by_budget,),
-    ),
-    'rank_correlation': (
-      "Kendall's τ between scores and test accuracies, by task and strategy (after [WHICH])",
-      of_strategies.rank_correlation,
-      (tables.correlations,),
-    ),
-    'dimension': (
-      'kNN accuracy by dimension of the embedding (after [WHICH])',
-      of_models.dimension,
-      (tables.scores, tables.members),
-    ),
-    'ranked': (
-      'kNN accuracy of all models, best first (after [EXP])',
-      of_models.ranked,
-      (tables.scores,),
-    ),
-    'gain': (
-      'Test accuracy of the chosen expert minus that of the baseline (after [EXP])',
-      of_models.gain,
-      (tables.picks,),
-    ),
-    'proxy': (
-      'Test accuracy after fine-tuning by kNN accuracy before (after [EXP])',
-      of_models.proxy,
-      (tables.scores,),
-    ),
-    'checkpoints': (
-      'kNN accuracy of the baseline as it trains, and of the best experts (after [EXP] App. C.5)',
-      of_models.checkpoints,
-      (tables.scores,),
-    ),
-    'controls': (
-      'kNN accuracy of experts on slices and on as many random images (after [EXP] App. G)',
-      of_models.controls,
-      (tables.scores, tables.members),
-    ),
-  }
-  return [
-    Figure(f'{name}.png', caption, draw(*data, pathlib.Path(folder) / f'{name}.png'))
-    for name, (caption, draw, data) in drawings.items()
-  ]
+  figures = []
+  for name, (caption, draw, shown) in _DRAWINGS.items():
+    data = [getattr(tables, table) for table in shown]
+    path = pathlib.Path(folder) / f'{name}.png'
+    figures.append(Figure(path.name, caption, draw(*data, path)))
+  return figures

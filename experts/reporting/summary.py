@@ -3,6 +3,7 @@
 import functools
 import zlib
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -33,6 +34,17 @@ _POOLS = {
   'Full': ('baseline', 'full'),
   'All Experts': ('baseline', 'adapter', 'full'),
 }
+# Of a task's or a group's result, in `summarise`'s table.
+_NUMBERS = ('value', 'low', 'high', 'runs', 'diverged', 'tasks')
+
+
+class _Result(NamedTuple):
+  """What a model's runs on a task come to: value, the bootstrap's draws of it `[R]`, runs, and how many of these diverged."""
+
+  value: float
+  draws: np.ndarray
+  runs: int
+  diverged: int
 
 
 def methods(
@@ -60,8 +72,27 @@ def methods(
   """
   if trials is None:
     trials = pd.DataFrame(columns=['task', 'model', 'split', 'accuracy'])
-  of_task = dict(list(trials.groupby('task')))
-  nothing = trials[:0]
+  found = []
+  for upstream, part, pools in _scopes(scores, members):
+    if 'Full' in pools:
+      own = part[part.kind == 'baseline'].drop_duplicates('task')
+      found.append(own.assign(method=BASELINE, pool=BASELINE, strategy=''))
+    found += [each.assign(upstream=upstream) for each in _choices(part, pools, trials, budget)]
+  found += _controls(scores, trials)
+  columns = ['upstream', 'method', 'pool', 'strategy', 'task', 'model']
+  if not found:
+    return pd.DataFrame([], columns=columns)
+  return pd.concat(found).reindex(columns=columns).reset_index(drop=True)
+
+
+def _scopes(
+  scores: pd.DataFrame, members: pd.DataFrame
+) -> list[tuple[str, pd.DataFrame, Mapping[str, Sequence[str]]]]:
+  """Returns what methods choose within: upstream data, scores of the models of it, and the kinds of each pool of these.
+
+  The experts of each upstream data set are a part, those of several together another, and so are all models, where some
+  are no experts.
+  """
   # A baseline without a rank is what is left where all others diverged.
   ranked = scores[scores['rank'].notna() | (scores.kind == 'baseline')]
   ranked = ranked.merge(members[['model', 'upstream']], on='model', how='left')
@@ -72,34 +103,31 @@ def methods(
     joint = {'All Experts': _POOLS['All Experts']}
     parts.append(('+'.join(name for name, *_ in parts), experts, joint))
   if len(experts) < len(ranked):
-    everything = tuple(ranked.kind.unique())
-    parts.append(
-      ('+'.join(filter(None, ranked.upstream.unique())), ranked, {'All Models': everything})
-    )
-  columns = ['upstream', 'method', 'pool', 'strategy', 'task', 'model']
+    everything = {'All Models': tuple(ranked.kind.unique())}
+    parts.append(('+'.join(filter(None, ranked.upstream.unique())), ranked, everything))
+  return parts
+
+
+def _choices(
+  part: pd.DataFrame, pools: Mapping[str, Sequence[str]], trials: pd.DataFrame, budget: int
+) -> list[pd.DataFrame]:
+  """Returns what each strategy chooses for each task in each pool that `part` has models of."""
+  of_task, nothing = dict(list(trials.groupby('task'))), trials[:0]
   found = []
-  for upstream, part, pools in parts:
-    own = part[part.kind == 'baseline'].drop_duplicates('task')
-    if 'Full' in pools:
-      found.append(own.assign(method=BASELINE, pool=BASELINE, strategy=''))
-    for strategy in sorted(part.strategy.unique(), key=_place):
-      for pool, kinds in pools.items():
-        if not pool.startswith('All') and kinds[-1] not in set(part.kind):
-          continue
-        rows = part[(part.strategy == strategy) & part.kind.isin(kinds)]
-        first = [
-          tables.choose(each, of_task.get(task, nothing), budget)
-          for task, each in rows.groupby('task', sort=False)
-          if each['rank'].notna().any()
-        ]
-        if not first:
-          continue
+  for strategy in sorted(part.strategy.unique(), key=_place):
+    for pool, kinds in pools.items():
+      if not pool.startswith('All') and kinds[-1] not in set(part.kind):
+        continue
+      rows = part[(part.strategy == strategy) & part.kind.isin(kinds)]
+      first = [
+        tables.choose(each, of_task.get(task, nothing), budget)
+        for task, each in rows.groupby('task', sort=False)
+        if each['rank'].notna().any()
+      ]
+      if first:
         method = f'{pool} ({_TITLES.get(strategy, strategy)})'
-        found.append(pd.DataFrame(first).assign(upstream=upstream, method=method, pool=pool))
-  found += _controls(scores, trials)
-  if not found:
-    return pd.DataFrame([], columns=columns)
-  return pd.concat(found).reindex(columns=columns).reset_index(drop=True)
+        found.append(pd.DataFrame(first).assign(method=method, pool=pool))
+  return found
 
 
 def _controls(scores: pd.DataFrame, trials: pd.DataFrame) -> list[pd.DataFrame]:
@@ -155,6 +183,27 @@ def summarise(
   Raises:
     ValueError: `cluster` with runs of unknown `selection`, or with selections of different sizes.
   """
+  by_model = _resampled(chosen, trials, groups, resamples, seed, cluster)
+  rows = []
+  for (upstream, method), part in chosen.groupby(['upstream', 'method'], sort=False):
+    pairs = zip(part.task, part.model, strict=True)
+    found = {task: by_model[task, model] for task, model in pairs}
+    parts = {('task', task): [task] for task in found}
+    parts |= {('group', name): names for name, names in _by_group(found, groups).items()}
+    for key, names in parts.items():
+      rows.append((upstream, method, *key, *_mean([found[task] for task in names])))
+  return pd.DataFrame(rows, columns=['upstream', 'method', 'level', 'name', *_NUMBERS])
+
+
+def _resampled(
+  chosen: pd.DataFrame,
+  trials: pd.DataFrame,
+  groups: Mapping[str, str],
+  resamples: int,
+  seed: int,
+  cluster: bool,
+) -> dict[tuple[str, str], _Result]:
+  """Returns the result of each task and model that is chosen somewhere; the arguments are those of `summarise`."""
   tested = trials[trials.split == 'test']
   if cluster and len(tested) and ('selection' not in tested or tested.selection.isna().any()):
     raise ValueError(
@@ -162,14 +211,14 @@ def summarise(
       f'{_BY_RUN}'
     )
   runs = dict(list(outcomes.runs(trials).groupby(['task', 'model'])))
-
-  @functools.cache
-  def draw(task: str, model: str) -> tuple[float, np.ndarray, int, int]:
-    statistic = getattr(np, outcomes.statistic(groups.get(task)))
-    part, unknown = runs.get((task, model)), np.full(resamples, np.nan)
+  found = {}
+  for task, model in dict.fromkeys(zip(chosen.task, chosen.model, strict=True)):
+    part = runs.get((task, model))
     if part is None:
-      return float('nan'), unknown, 0, 0
+      found[task, model] = _Result(float('nan'), np.full(resamples, np.nan), 0, 0)
+      continue
     values = part.accuracy.to_numpy()
+    statistic = getattr(np, outcomes.statistic(groups.get(task)))
     # A task's draws do not depend on what else is in the table.
     of_task = [seed, zlib.crc32(task.encode())]
     clusters = part.selection if cluster else None
@@ -177,43 +226,16 @@ def summarise(
       draws = statistics.resample(values, statistic, resamples, of_task, clusters)
     except ValueError as error:
       raise ValueError(f'model {model!r} on task {task!r}: {error} (or {_BY_RUN})') from error
-    return float(statistic(values)), draws, len(values), int(part.diverged.sum())
+    diverged = int(part.diverged.sum())
+    found[task, model] = _Result(float(statistic(values)), draws, len(values), diverged)
+  return found
 
-  rows = []
-  for (upstream, method), part in chosen.groupby(['upstream', 'method'], sort=False):
-    found = {task: draw(task, model) for task, model in zip(part.task, part.model, strict=True)}
-    parts = {('task', task): [task] for task in found}
-    parts |= {('group', name): names for name, names in _by_group(found, groups).items()}
-    for (level, name), names in parts.items():
-      values, draws, counts, lost = zip(*(found[task] for task in names), strict=True)
-      low, high = statistics.interval(functools.reduce(np.add, draws) / len(names))
-      rows.append(
-        (
-          upstream,
-          method,
-          level,
-          name,
-          np.mean(values),
-          low,
-          high,
-          sum(counts),
-          sum(lost),
-          len(names),
-        )
-      )
-  columns = [
-    'upstream',
-    'method',
-    'level',
-    'name',
-    'value',
-    'low',
-    'high',
-    'runs',
-    'diverged',
-    'tasks',
-  ]
-  return pd.DataFrame(rows, columns=columns)
+
+def _mean(results: Sequence[_Result]) -> tuple[float, float, float, int, int, int]:
+  """Returns the `_NUMBERS` of tasks together: means of the values and of the draws, sums of the runs."""
+  values, draws, runs, diverged = zip(*results, strict=True)
+  low, high = statistics.interval(functools.reduce(np.add, draws) / len(results))
+  return np.mean(values), low, high, sum(runs), sum(diverged), len(results)
 
 
 def group_means(per_task: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
