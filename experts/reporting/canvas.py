@@ -99,6 +99,11 @@ def dots(plot: axes.Axes, values: pd.DataFrame, styles: dict[str, tuple[str, str
     plot.axhline(edge + 0.5, color='#eeeeee', linewidth=0.6, zorder=0)
 
 
+def with_mean(table: pd.DataFrame) -> pd.DataFrame:
+  """Returns the table with a last row 'mean' of its columns."""
+  return pd.concat([table, table.mean().to_frame('mean').T])
+
+
 def plain(plot: axes.Axes, along: str = 'y') -> None:
   """Takes the box away and draws faint lines across."""
   plot.grid(axis=along, color='#dddddd', linewidth=0.6)

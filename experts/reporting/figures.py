@@ -10,14 +10,11 @@ from matplotlib import axes, figure, ticker
 from experts.reporting import canvas as canvases
 from experts.reporting import outcomes
 
-# Okabe and Ito's palette, which colour-blind readers tell apart; the markers differ too.
 _MARKS = {
-  'random': ('random network', '#E69F00', 's'),
-  'baseline': ('baseline', '#0072B2', 'D'),
-  'chosen': ('chosen', '#D55E00', '*'),
+  'random': ('random network', canvases.ORANGE, 's'),
+  'baseline': ('baseline', canvases.BLUE, 'D'),
+  'chosen': ('chosen', canvases.RED, '*'),
 }
-_GREY = '#555555'
-_DPI = 150
 # So many models can each have their name under the axis.
 _NAMED = 30
 
@@ -38,29 +35,20 @@ def overview(scores: pd.DataFrame, path: str | os.PathLike) -> None:
   columns = min(len(tasks), math.ceil(math.sqrt(len(tasks))), 5)
   rows = math.ceil(len(tasks) / columns)
   canvas = figure.Figure(
-    figsize=(max(2.5 * columns, 5), 2.1 * rows + 0.7), dpi=_DPI, layout='constrained'
+    figsize=(max(2.5 * columns, 5), 2.1 * rows + 0.7), dpi=canvases.DPI, layout='constrained'
   )
   plots = canvas.subplots(rows, columns, squeeze=False, sharey=True)
   for plot, task in zip(plots.flat, tasks, strict=False):
     _curve(plot, _sorted(scores, task))
     plot.set_title(canvases.as_is(task), loc='left', fontsize=9)
-    plot.tick_params(labelsize=8)
   for plot in plots.flat[len(tasks) :]:
     plot.set_axis_off()
   # Set once for all: a limit set on one of the shared scales would hide what is higher on another.
   plots[0, 0].set_ylim(0, min(100, 105 * scores.high.max()))
   canvas.supylabel('kNN accuracy, %', fontsize=9)
   canvas.supxlabel('models, best first', fontsize=9)
-  _legend(canvas, plots[0, 0], columns=5 if columns > 2 else 3)
+  canvases.legend(canvas, [plots[0, 0]], columns=5 if columns > 2 else 3)
   canvas.savefig(path)
-
-
-def _legend(canvas: figure.Figure, plot: axes.Axes, columns: int) -> None:
-  """Explains the marks above the plots, where no curve can pass."""
-  handles, texts = plot.get_legend_handles_labels()
-  canvas.legend(
-    handles, texts, loc='outside upper center', ncols=columns, frameon=False, fontsize=8.5
-  )
 
 
 def _sorted(scores: pd.DataFrame, task: str) -> pd.DataFrame:
@@ -72,11 +60,13 @@ def _curve(plot: axes.Axes, part: pd.DataFrame) -> None:
   place = np.arange(1, len(part) + 1)
   score = 100 * part.score.to_numpy()
   low, high = 100 * part.low.to_numpy(), 100 * part.high.to_numpy()
-  plot.fill_between(place, low, high, color=_GREY, alpha=0.18, linewidth=0, label='95 % interval')
+  plot.fill_between(
+    place, low, high, color=canvases.GREY, alpha=0.18, linewidth=0, label='95 % interval'
+  )
   plot.plot(
     place,
     score,
-    color=_GREY,
+    color=canvases.GREY,
     linewidth=1.2,
     marker='.',
     markersize=4 if len(part) <= _NAMED else 0,
@@ -101,8 +91,6 @@ def _curve(plot: axes.Axes, part: pd.DataFrame) -> None:
         label=text,
       )
   plot.margins(x=0.03)
+  canvases.plain(plot)
   plot.yaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
   plot.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-  plot.grid(axis='y', color='#dddddd', linewidth=0.6)
-  plot.set_axisbelow(True)
-  plot.spines[['top', 'right']].set_visible(False)

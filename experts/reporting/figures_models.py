@@ -78,7 +78,7 @@ def gain(picks: pd.DataFrame, path: str | os.PathLike) -> str:
     return "neither chosen experts nor a baseline were fine-tuned: run the phase 'transfer' on a pool with a baseline"
   table = data.pivot(index='task', columns='pool', values='gain')
   table = table.loc[data.task.unique(), [name for name in _POOLS if name in table]]
-  table = pd.concat([table, table.mean().to_frame('mean').T])
+  table = canvas.with_mean(table)
   drawing, (plot,) = canvas.rows(table.index[:-1], last='mean')
   canvas.dots(plot, 100 * table, _POOLS)
   plot.set_xlabel(

@@ -74,11 +74,7 @@ def groups(means: pd.DataFrame, path: str | os.PathLike) -> str:
   several = data.upstream[data.upstream != ''].nunique() > 1
   upstream = data.upstream.map(lambda name: f': {name}' if several and name else '')
   data = data.assign(label=data.method + upstream)
-  names = [
-    n
-    for n in (*summary.GROUPS, summary.ALL, summary.NATURAL_SIX, summary.OTHER)
-    if n in set(data.name)
-  ]
+  names = [name for name in summary.ORDER if name in set(data.name)]
   labels = list(data.label.unique())
   size = 3.2 + 1.75 * len(names), 0.3 * len(labels) + 1.3
   drawing = figure.Figure(figsize=size, dpi=canvas.DPI, layout='constrained')

@@ -59,7 +59,7 @@ def hybrid(deltas: pd.DataFrame, path: str | os.PathLike) -> str:
       "config.strategy naming 'hybrid', 'linear' and 'task_agnostic', and 'transfer' with config.transfer.models='all'"
     )
   table = data.pivot(index='task', columns='second', values='delta')
-  table = _with_mean(table.loc[data.task.unique(), others])
+  table = canvas.with_mean(table.loc[data.task.unique(), others])
   drawing, plots = canvas.rows(table.index[:-1], len(others), last='mean')
   for plot, name in zip(plots, others, strict=True):
     values = 100 * table[name]
@@ -129,7 +129,7 @@ def rank_correlation(correlations: pd.DataFrame, path: str | os.PathLike) -> str
   if data.empty:
     return 'fewer than two models of each task were fine-tuned: ' + _NO_TRIALS.split(': ')[1]
   table = data.pivot(index='task', columns='strategy', values='kendall')
-  table = _with_mean(table.loc[data.task.unique()])
+  table = canvas.with_mean(table.loc[data.task.unique()])
   # The best first, so that a reader need not search.
   table = table[table.loc['mean'].sort_values(ascending=False, na_position='last').index]
   size = 2.6 + 0.62 * table.shape[1], 0.3 * len(table) + 1.5
@@ -168,7 +168,3 @@ def _by_task(data: pd.DataFrame, column: str) -> pd.DataFrame:
   """Tasks in their order, strategies in that of the palette."""
   table = data.pivot(index='task', columns='strategy', values=column)
   return table.loc[data.task.unique(), [name for name in canvas.STRATEGIES if name in table]]
-
-
-def _with_mean(table: pd.DataFrame) -> pd.DataFrame:
-  return pd.concat([table, table.mean().to_frame('mean').T])

@@ -9,11 +9,9 @@ import string
 from collections.abc import Mapping, Sequence
 
 import pandas as pd
-import tabulate
 
-from experts.reporting import canvas, contents, files, summary
+from experts.reporting import canvas, contents, files, summary, tables
 
-_NONE = '–'
 # A mark beside the colour, for prints without colours.
 _CLASSES = {
   'natural': ('natural', '●'),
@@ -122,7 +120,7 @@ def _cell(values: Mapping, column: str, percent: Sequence[str], groups: Mapping[
   if interval := _interval(values, column):
     shown += f' <small>[{interval}]</small>'
   if pd.isna(value):
-    return '<td class="none" data-v="">–</td>'
+    return f'<td class="none" data-v="">{tables.NONE}</td>'
   if isinstance(value, str):
     mark, symbol = _group_mark(value, groups) if column == 'task' else ('', '')
     return f'<td class="{mark}">{symbol}{shown}</td>' if mark else f'<td>{shown}</td>'
@@ -144,7 +142,7 @@ def _interval(values: Mapping, column: str) -> str:
 
 def _text(value: object, share: bool) -> str:
   if pd.isna(value):
-    return _NONE
+    return tables.NONE
   if share:
     return f'{100 * value:.1f}'.replace('-', '−')
   if isinstance(value, float) and abs(value) < 1000:
@@ -203,17 +201,12 @@ def _markdown(parts: Sequence[contents.Part]) -> str:
 
 def _markdown_table(part: contents.Part) -> str:
   columns = _shown(part.table)
-  rows = []
+  cells = {f'{c} %' if c in part.percent else c: [] for c in columns}
   for values in part.table.to_dict('records'):
-    row = []
-    for column in columns:
-      # A bar would end the cell.
-      text = _text(values[column], column in part.percent).replace('|', '\\|')
-      interval = _interval(values, column)
-      row.append(f'{text} [{interval}]' if interval else text)
-    rows.append(row)
+    for column, texts in zip(columns, cells.values(), strict=True):
+      text, interval = _text(values[column], column in part.percent), _interval(values, column)
+      texts.append(f'{text} [{interval}]' if interval else text)
   align = [
     'right' if pd.api.types.is_numeric_dtype(part.table[column]) else 'left' for column in columns
   ]
-  heads = [f'{c} %' if c in part.percent else c for c in columns]
-  return tabulate.tabulate(rows, heads, 'pipe', disable_numparse=True, colalign=align)
+  return tables.lay_out(cells, align, 'pipe')

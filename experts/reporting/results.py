@@ -15,7 +15,7 @@ _TASKS = (
 )  # fmt: skip
 _DIVERGED = -1.0
 _RANDOM_SLICE = f'(full|adapter):{outcomes.RANDOM_SLICE}'
-_SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
+SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
 # Tables with a column for each task have these as well, and a row of means.
 _COLUMNS = ('task', 'upstream', 'method', 'source', 'mean')
 
@@ -85,7 +85,7 @@ def read_trials(path: str | os.PathLike, scores: pd.DataFrame) -> pd.DataFrame:
   _refuse_unknown(where, trials, 'split', [VALIDATION, TEST])
   _refuse_unknown(where, trials, 'task', scores.task.unique())
   _refuse_unknown(where, trials, 'model', [*scores.model.unique(), outcomes.COMPETITOR])
-  key = ['task', 'model', 'split', 'selection', 'config', *_SETTINGS, 'seed']
+  key = ['task', 'model', 'split', 'selection', 'config', *SETTINGS, 'seed']
   if 'seed' in trials:
     _refuse_repeated(path, trials, [name for name in key if name in trials])
   if 'config' in trials:
@@ -161,7 +161,7 @@ def _refuse_repeated(path: str | os.PathLike, table: pd.DataFrame, key: Sequence
 
 def _check_choices(where: _Lines, trials: pd.DataFrame) -> None:
   """Checks that the retrained models of each selection have the settings that are the best on validation."""
-  names = [name for name in _SETTINGS if name in trials]
+  names = [name for name in SETTINGS if name in trials]
   if not names:
     return
   key = ['task', 'model', 'selection']

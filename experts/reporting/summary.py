@@ -8,13 +8,15 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from experts.reporting import canvas, outcomes, statistics, tables
+from experts.reporting import canvas, outcomes, results, statistics, tables
 
 # VTAB's groups, and how many tasks each has.
 GROUPS = {'natural': 7, 'specialized': 4, 'structured': 8}
 ALL = 'all'
 NATURAL_SIX = outcomes.NATURAL_SIX
 OTHER = 'other tasks'
+# As all tables and figures have them.
+ORDER = (*GROUPS, ALL, NATURAL_SIX, OTHER)
 
 _BY_RUN = '--config.report.cluster=False'
 
@@ -231,11 +233,11 @@ def _resampled(
   return found
 
 
-def _mean(results: Sequence[_Result]) -> tuple[float, float, float, int, int, int]:
+def _mean(found: Sequence[_Result]) -> tuple[float, float, float, int, int, int]:
   """Returns the `_NUMBERS` of tasks together: means of the values and of the draws, sums of the runs."""
-  values, draws, runs, diverged = zip(*results, strict=True)
-  low, high = statistics.interval(functools.reduce(np.add, draws) / len(results))
-  return np.mean(values), low, high, sum(runs), sum(diverged), len(results)
+  values, draws, runs, diverged = zip(*found, strict=True)
+  low, high = statistics.interval(functools.reduce(np.add, draws) / len(found))
+  return np.mean(values), low, high, sum(runs), sum(diverged), len(found)
 
 
 def group_means(per_task: pd.DataFrame, groups: Mapping[str, str]) -> pd.DataFrame:
@@ -265,7 +267,7 @@ def wide(summary: pd.DataFrame, level: str, intervals: bool = False) -> pd.DataF
   part = summary[summary.level == level]
   keys, names = ['upstream', 'method'], list(part.name.unique())
   if level == 'group':
-    names.sort(key=lambda name: [*GROUPS, ALL, NATURAL_SIX, OTHER].index(name))
+    names.sort(key=ORDER.index)
   table = part[keys].drop_duplicates().reset_index(drop=True)
   for name in names:
     found = part[part.name == name].rename(
@@ -285,7 +287,7 @@ def settings(trials: pd.DataFrame) -> pd.DataFrame:
   Returns:
     task, model, the settings, validation (their best accuracy in a sweep), retrains (as '12 of 30' those with them).
   """
-  hyper = [name for name in ('lr', 'steps', 'weight_decay', 'mixup') if name in trials]
+  hyper = [name for name in results.SETTINGS if name in trials]
   pair, key = ['task', 'model'], ['task', 'model', *hyper]
   tested = trials[trials.split == 'test']
   found = tested.groupby(key, sort=False, dropna=False).size().rename('count').reset_index()
@@ -308,12 +310,11 @@ def _by_group(
     found.setdefault(name, []).append(task)
     if name in GROUPS:
       found.setdefault(ALL, []).append(task)
-  order = [*GROUPS, ALL, NATURAL_SIX, OTHER]
-  if unknown := set(found) - set(order):
+  if unknown := set(found) - set(ORDER):
     raise ValueError(
-      f'unknown groups of tasks: {", ".join(sorted(unknown))}; there are: {", ".join(order)}'
+      f'unknown groups of tasks: {", ".join(sorted(unknown))}; there are: {", ".join(ORDER)}'
     )
-  return {name: found[name] for name in order if name in found}
+  return {name: found[name] for name in ORDER if name in found}
 
 
 def _place(strategy: str) -> tuple[int, str]:

@@ -1,13 +1,14 @@
 """The report's tables, from scores.csv and trials.csv to Markdown and to the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 import tabulate
 
 from experts.reporting import outcomes
 
-_NONE = '–'
+# What is missing.
+NONE = '–'
 # Columns that hold shares in [0, 1]; shown in percent.
 _SHARES = ('accuracy', 'score', 'low', 'high', 'ties', 'kNN', 'linear', 'margin')
 _TITLES = {'knn': 'kNN', 'knn_holdout': 'hold-out kNN', 'hybrid': 'kNN'}
@@ -221,6 +222,21 @@ def to_terminal(table: pd.DataFrame) -> str:
   return _render(table, 'simple')
 
 
+def lay_out(cells: Mapping[str, Sequence[str]], align: Sequence[str], form: str) -> str:
+  """Returns columns of text under their headings.
+
+  Args:
+    cells: heading -> its column.
+    align: 'left' or 'right' for each column.
+    form: of `tabulate`.
+  """
+  # A bar would end the cell.
+  columns = {head: [text.replace('|', '\\|') for text in texts] for head, texts in cells.items()}
+  return tabulate.tabulate(
+    columns, headers='keys', tablefmt=form, disable_numparse=True, colalign=align
+  )
+
+
 def _render(table: pd.DataFrame, form: str) -> str:
   columns = {}
   for name in table.columns:
@@ -231,17 +247,14 @@ def _render(table: pd.DataFrame, form: str) -> str:
     'right' if pd.api.types.is_numeric_dtype(table[name]) or name == 'retrains' else 'left'
     for name in table.columns
   ]
-  return tabulate.tabulate(
-    columns, headers='keys', tablefmt=form, disable_numparse=True, colalign=align
-  )
+  return lay_out(columns, align, form)
 
 
 def _cell(value: object, is_share: bool) -> str:
   if pd.isna(value):
-    return _NONE
+    return NONE
   if is_share:
     return f'{100 * value:.1f}'
   if isinstance(value, float):
     return f'{value:.4g}'
-  # A bar would end the cell.
-  return str(value).replace('|', '\\|')
+  return str(value)
