@@ -1,5 +1,6 @@
 """The house as CONTRIBUTING.md draws it is the one that stands, and its rule of imports finds what breaks it."""
 
+import ast
 import pathlib
 import re
 import shutil
@@ -69,3 +70,33 @@ def test_an_import_that_breaks_the_rule_is_found(tmp_path, module, line, broken)
   )
   assert done.returncode == 1
   assert broken in done.stdout
+
+
+def _functions(folder: str) -> list[tuple[str, ast.FunctionDef]]:
+  return [
+    (f'{path.relative_to(ROOT)}: {node.name}', node)
+    for path in sorted((ROOT / folder).rglob('*.py'))
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8')))
+    if isinstance(node, ast.FunctionDef)
+  ]
+
+
+def _arguments(function: ast.FunctionDef) -> int:
+  given = function.args
+  names = [one.arg for one in (*given.posonlyargs, *given.args, *given.kwonlyargs)]
+  return len([name for name in names if name not in ('self', 'cls')])
+
+
+def test_files_and_functions_can_be_known_by_heart():
+  lines = {path: len(path.read_text().splitlines()) for path in (ROOT / 'experts').rglob('*.py')}
+  assert not [path for path, number in lines.items() if number > 400]
+  assert len(lines) > 100
+  packages = [path for path in (ROOT / 'experts').iterdir() if path.is_dir()]
+  every = []
+  for folder in ('benchmarks', 'configs', 'launch', *(f'experts/{path.name}' for path in packages)):
+    found = _functions(folder)
+    every += found
+    long = [name for name, one in found if one.end_lineno - one.lineno >= 50]
+    assert len(long) <= 0.02 * len(found), long
+  assert not [name for name, one in every if _arguments(one) > 9]
+  assert len([name for name, one in every if _arguments(one) > 7]) <= 0.01 * len(every)

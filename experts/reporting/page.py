@@ -209,4 +209,4 @@ def _markdown_table(part: contents.Part) -> str:
   align = [
     'right' if pd.api.types.is_numeric_dtype(part.table[column]) else 'left' for column in columns
   ]
-  return tables.lay_out(cells, align, 'pipe')
+  return tables.lay_out(cells, align, tables.MARKDOWN)

@@ -9,6 +9,8 @@ from experts.reporting import outcomes
 
 # What is missing.
 NONE = '–'
+# The form of tabulate.
+MARKDOWN = 'pipe'
 # Columns that hold shares in [0, 1]; shown in percent.
 _SHARES = ('accuracy', 'score', 'low', 'high', 'ties', 'kNN', 'linear', 'margin')
 _TITLES = {'knn': 'kNN', 'knn_holdout': 'hold-out kNN', 'hybrid': 'kNN'}
@@ -214,7 +216,7 @@ def _best_of_kind(scores: pd.DataFrame, kind: str) -> str | None:
 
 def to_markdown(table: pd.DataFrame) -> str:
   """Returns a GitHub table: shares in percent with one decimal, what is missing as a dash."""
-  return _render(table, 'pipe')
+  return _render(table, MARKDOWN)
 
 
 def to_terminal(table: pd.DataFrame) -> str:
@@ -230,8 +232,9 @@ def lay_out(cells: Mapping[str, Sequence[str]], align: Sequence[str], form: str)
     align: 'left' or 'right' for each column.
     form: of `tabulate`.
   """
-  # A bar would end the cell.
-  columns = {head: [text.replace('|', '\\|') for text in texts] for head, texts in cells.items()}
+  # In Markdown a bar would end the cell.
+  shown = lambda text: text.replace('|', '\\|') if form == MARKDOWN else text
+  columns = {shown(head): [shown(text) for text in texts] for head, texts in cells.items()}
   return tabulate.tabulate(
     columns, headers='keys', tablefmt=form, disable_numparse=True, colalign=align
   )

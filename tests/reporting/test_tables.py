@@ -289,3 +289,11 @@ def test_controls_are_neither_chosen_nor_the_best_by_hindsight():
     trials = pd.concat([trials, _trials([('digits', kind, 0, 'test', 1.0)])])
   with_controls = tables.report_table(scores, trials)
   assert with_controls.equals(tables.report_table(_SCORES[_SCORES.task == 'digits'], _TRIALS))
+
+
+def test_a_bar_ends_no_cell_of_markdown_and_is_itself_on_a_terminal():
+  table = pd.DataFrame({'task': ['a|b'], 'c|d': ['x']})
+  head, _, row = tables.to_markdown(table).splitlines()
+  assert head.replace(' ', '') == r'|task|c\|d|'
+  assert row.replace(' ', '') == r'|a\|b|x|'
+  assert tables.to_terminal(table).splitlines()[-1].split() == ['a|b', 'x']
