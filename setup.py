@@ -66,6 +66,7 @@ setuptools.setup(
       'pydantic>=2.10,<3',
       'pytest>=8,<10',
       'pytest-timeout>=2.3,<3',
+      'pytest-xdist>=3.6,<4',
       'ruff>=0.12,<0.18',
     ],
     'tpu': ['jax[tpu]'],

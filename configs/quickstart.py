@@ -2,7 +2,7 @@
 
 python main.py --config=configs/quickstart.py --workdir=runs/quickstart
 
-Two CPU cores, 5 to 8 minutes and under 4 GB. Expect the Greek expert to be chosen for the alphabet and to beat the baseline
+Two CPU cores, 5 to 10 minutes and under 4 GB. Expect the Greek expert to be chosen for the alphabet and to beat the baseline
 after fine-tuning by about 4 points; the whole table is in the README.
 """
 
