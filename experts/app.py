@@ -136,7 +136,7 @@ def _tasks_in_memory():
   try:
     yield
   finally:
-    if module := sys.modules.get('experts.phases.tasks'):
+    if module := sys.modules.get('experts.runs.tasks'):
       module.forget()
 
 

@@ -66,7 +66,7 @@ def of_path(path: str | os.PathLike) -> str:
   """A digest of a file, or of all files of a folder with their names, of large files the ends alone.
 
   It tells what a run reads from what was read before. Whether a model is the very one that its pool lists says
-  `selection.foreign.content_hash`, of every byte.
+  `models.opaque.content_hash`, of every byte.
 
   Raises:
     OSError: it cannot be read.

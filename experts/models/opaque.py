@@ -55,7 +55,7 @@ def load(member: Any, folder: str, batch_size: int) -> Embed:
 
 def identity(member: Any) -> tuple | None:
   """What embeddings are computed with, to find them again; None if that is not known, or needs no computing."""
-  if not member.hash or member.kind == 'embeddings':
+  if member.kind == 'embeddings':
     return None
   named = (member.weights,) if member.kind == 'callable' else ()
   return member.kind, *named, member.hash

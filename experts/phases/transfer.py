@@ -10,8 +10,6 @@ from experts.runs.description import Config
 from experts.selection import pool
 from experts.training.board import Board
 
-_SWEEP, _TEST = 'validation', 'test'
-
 
 def run(config: Config, workdir: str, board: Board) -> None:
   """Leaves trials.csv, and for each task the fine-tuned chosen model in transfer/<task>/.

@@ -11,6 +11,7 @@ import numpy as np
 
 from experts.data import batches, splits
 from experts.data import hierarchy as hierarchies
+from experts.models import ours
 from experts.models.kinds import KINDS
 from experts.runs import tasks, views
 from experts.runs.description import Config
@@ -42,6 +43,9 @@ class Candidates:
     path, section = pool_path(config, workdir), config.select
     self.folder = os.path.dirname(path)
     self.settings = pool.read_model(path)
+    if self.settings:
+      # What is no network ends all processes alike, before any data is read.
+      ours.build(self.settings)
     self.members = pool.filter(
       pool.read(path),
       section.max_parameters,

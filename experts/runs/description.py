@@ -114,7 +114,7 @@ class Run:
     batch, needed = self.section.batch_size, self.need(size)
     return [
       dataclasses.replace(one, start=start + one.start)
-      for start in range(0, len(self), most)
+      for start in range(0, len(self), max(most, 1))
       for one in meshes.plan(
         min(most, len(self) - start), batch, len(devices), needed, limit, at_once, loop
       )

@@ -174,10 +174,11 @@ class Trainer:
 
   def _load(self) -> tuple[dict[str, Any], dict]:
     """What network it is, and its parameters without a head; not held, for there may be hundreds."""
-    family = KINDS[self._member.kind].family
-    params = {**family.load(self._member, self._folder)}
+    kind = KINDS[self._member.kind]
+    params = {**kind.family.load(self._member, self._folder)}
     params.pop('head', None)
-    return family.describe(self._settings, params), params
+    # The pool's settings are of the network that its own models share.
+    return kind.family.describe(self._settings if kind.shared else {}, params), params
 
   def _train(self, indices, trials, split, keep=False) -> tuple[np.ndarray, list[dict | None]]:
     """Trains a member for each trial, all of one length.
@@ -239,7 +240,13 @@ class Trainer:
       'seed': self._config.seed,
       'transfer': self._config.transfer.to_dict(),
       'image': self._config.image.to_dict(),
-      'network': [dict(self._settings), member.name, member.kind, member.hash],
+      # A competitor's is its name, as in workdirs of before.
+      'network': [
+        dict(self._settings),
+        member.name,
+        pool.COMPETITOR if member.name == pool.COMPETITOR else member.kind,
+        member.hash,
+      ],
       'task': [task.name, task.train.name, task.train.version, task.train.identify()],
       'indices': np.asarray(indices).tolist(),
       'labels': task.train.labels[indices].tolist(),

@@ -253,7 +253,7 @@ class _Run:
 
   def _content(self, member) -> tuple | None:
     """What a member computes its embeddings with; None if that is not known, or needs no cache."""
-    if not self.kept:
+    if not self.kept or not member.hash:
       return None
     if not kinds.KINDS[member.kind].trains:
       return kinds.KINDS[member.kind].family.identity(member)

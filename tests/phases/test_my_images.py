@@ -12,6 +12,7 @@ import pytest
 
 from configs import my_images
 from experts import app
+from experts.runs import tasks
 
 
 @pytest.fixture
@@ -71,6 +72,11 @@ def test_each_image_is_decoded_once_in_a_run_and_seen_whole(pool, tmp_path, monk
   described = json.loads((tmp_path / 'run/transfer/mine/model.json').read_text())
   assert (described['network']['size'], described['network']['resize']) == (16, 16)
   assert pd.read_csv(tmp_path / 'run/transfer/mine/per_class.csv').accuracy.tolist() == [1.0, 1.0]
+  # What was opened is let go of with the run: another one finds the folder as it is then.
+  (folder / 'dark/more.png').write_bytes((folder / 'dark/0.png').read_bytes())
+  (task,) = tasks.load_all(_config(folder, pool, tmp_path))
+  assert len(task.all) + len(task.test_indices) == 25
+  tasks.forget()
 
 
 def test_a_cut_image_of_the_test_part_ends_the_run_before_anything_is_ranked(pool, tmp_path):

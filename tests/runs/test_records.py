@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from configs import common, predict
-from experts import lock, records
+from experts import lock
 from experts.models import weights
+from experts.runs import records
 from experts.selection import pool
 
 
