@@ -64,7 +64,7 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
       # Ctrl-C is for this process, which asks the others to save.
       process_group=0,
     )
-    print(f'[{index}] started as process {process.pid}', flush=True)
+    _say(index, f'started as process {process.pid}')
     readers.append(threading.Thread(target=_show, args=(index, process.stdout)))
     readers[-1].start()
     pod.append(process)
@@ -76,7 +76,7 @@ def run(command: Sequence[str], processes: int, devices: int) -> int:
   codes = [process.returncode for process in pod]
   for index, code in enumerate(codes):
     if code:
-      print(f'[{index}] ended with code {code}', flush=True)
+      _say(index, f'ended with code {code}')
   # A signal's number is negative here; a shell says 128 and the number.
   return max(code if code >= 0 else 128 - code for code in codes)
 
@@ -94,7 +94,13 @@ def _wait(pod: Sequence[subprocess.Popen]) -> None:
 
 def _show(index, lines):
   for line in lines:
-    print(f'[{index}] {line.rstrip()}', flush=True)
+    _say(index, line.rstrip())
+
+
+def _say(index, text):
+  # In one write: `print` ends its line in a second one, before which another process's may come.
+  sys.stdout.write(f'[{index}] {text}\n')
+  sys.stdout.flush()
 
 
 def free_port() -> int:
