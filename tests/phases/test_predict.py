@@ -158,7 +158,9 @@ def test_a_row_is_what_the_network_says_of_the_image(model, folder, expected):
   for row, score in zip(expected, scores, strict=True):
     order = np.argsort(-score)
     assert row[1::2] == [_CLASSES[i] for i in order]
-    np.testing.assert_allclose(np.array(row[2::2], float), score[order], rtol=1e-5)
+    # Another batch is another program: a logit of 10 differs by some of its roundings of 1e-6, and its probability by as
+    # much of itself (1.4e-5 with AVX2); six digits are written. Another image's differ in the second.
+    np.testing.assert_allclose(np.array(row[2::2], float), score[order], rtol=1e-4)
 
 
 @pytest.mark.parametrize('suffix', ['.tar', '.tar.gz', '.zip'])
