@@ -15,7 +15,7 @@ def load(member: Any, folder: str) -> network.Params:
 
 
 def describe(settings: Mapping[str, Any], params: network.Params) -> dict[str, Any]:
-  """What `build` needs, by the shapes of the parameters; activations are of the pool's dtype."""
+  """What `build` needs, by the shapes of the parameters; activations are of the dtype that the settings name, if any."""
   return {**ours.fields(weights.infer(params)), 'dtype': settings.get('dtype', 'auto')}
 
 

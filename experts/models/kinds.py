@@ -25,14 +25,14 @@ class Kind:
     return importlib.import_module(self.module)
 
 
-_OWN = Kind('experts.models.ours', shared=True)
+_OURS = Kind('experts.models.ours', shared=True)
 _OPAQUE = Kind('experts.models.opaque', trains=False)
 KINDS = {
-  'random': _OWN,
-  'baseline': _OWN,
-  'checkpoint': _OWN,
-  'full': _OWN,
-  'adapter': _OWN,
+  'random': _OURS,
+  'baseline': _OURS,
+  'checkpoint': _OURS,
+  'full': _OURS,
+  'adapter': _OURS,
   'bit': Kind('experts.models.bit'),
   'saved_model': _OPAQUE,
   'callable': _OPAQUE,

@@ -25,10 +25,10 @@ from experts.runs import (
   upstream_data,
   views,
 )
-from experts.runs.description import Config, Run, same
+from experts.runs.description import Config, Run
 from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
-from experts.training import hosts, optim, population
+from experts.training import hosts, population
 from experts.training.board import Board
 
 Tree = Any
@@ -41,7 +41,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
   known = _baseline(path)
   config = fine_tuning.with_size_of(known, settings, config)
   network = ours.build(settings)
-  train, _, hierarchy = upstream_data.open_data(config)
+  train, test, hierarchy = upstream_data.open_data(config)
   loaded = tasks.load_all(config, tasks.sides_of(config, [known], settings, selects=True))
   baseline = ours.load(known, folder)
   if (nodes := len(baseline['head']['bias'])) != len(hierarchy.nodes):
@@ -49,7 +49,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
       f'pool {path}: the baseline knows {nodes} nodes, {train.name} has {len(hierarchy.nodes)}; '
       'domain-adaptive transfer needs the upstream data that it was trained on'
     )
-  scale = upstream_data.scale_of(train, train, hierarchy)
+  scale = upstream_data.scale_of(train, test, hierarchy)
   began = time.monotonic()
   resumed = os.path.exists(f'{workdir}/dat/metrics.csv')
   streams = [
@@ -110,20 +110,7 @@ def describe(
   start: Tree,
 ) -> Run:
   """How the networks for these tasks train, from the baseline's trees [P, …] or their shapes."""
-  section = config.dat
-  return Run(
-    name='dat',
-    field='dat',
-    section=section,
-    names=names,
-    network=network,
-    trained=start,
-    frozen={},
-    objective=objectives.multi_label(network, scale.table, scale.classes),
-    predict=objectives.predict(network, scale.classes),
-    steps=optim.steps(section.duration, section.batch_size, scale.images),
-    settings=same(section, len(names)),
-  )
+  return upstream_data.training(config, 'dat', network, scale, names, start, {})
 
 
 def _path(task: str) -> str:

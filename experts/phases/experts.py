@@ -25,10 +25,10 @@ from experts.runs import (
   rounds,
   upstream_data,
 )
-from experts.runs.description import Config, Run, same
+from experts.runs.description import Config, Run
 from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
-from experts.training import evaluate, hosts, optim, population
+from experts.training import evaluate, hosts, population
 from experts.training import mesh as meshes
 from experts.training.board import Board
 
@@ -175,22 +175,7 @@ def describe(
   trees: tuple[Tree, Tree],
 ) -> Run:
   """How the experts of a kind train, from (those that train [P, …], those that do not), or their shapes."""
-  section = config.experts[kind]
-  trained, frozen = trees
-  return Run(
-    name=f'experts/{kind}',
-    field=f'experts.{kind}',
-    section=section,
-    names=names,
-    network=network,
-    trained=trained,
-    frozen=frozen,
-    objective=objectives.multi_label(network, scale.table, scale.classes),
-    predict=objectives.predict(network, scale.classes),
-    # The same number of steps for every expert, whatever its slice's size: epochs are the whole data set's (EXP §4).
-    steps=optim.steps(section.duration, section.batch_size, scale.images),
-    settings=same(section, len(names)),
-  )
+  return upstream_data.training(config, f'experts.{kind}', network, scale, names, *trees)
 
 
 def _share(counts: evaluate.Counts, classes: np.ndarray) -> np.ndarray:

@@ -16,15 +16,14 @@ from experts.reporting import files
 from experts.runs import (
   candidates,
   evaluators,
-  objectives,
   own_pool,
   rounds,
   upstream_data,
 )
-from experts.runs.description import Config, Run, same
+from experts.runs.description import Config, Run
 from experts.runs.streams import Stream, seed_of
 from experts.selection import pool
-from experts.training import optim, population
+from experts.training import population
 from experts.training.board import Board
 
 Tree = Any
@@ -75,20 +74,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
 
 def describe(config: Config, network: Network, scale: upstream_data.Scale, start: Tree) -> Run:
   """How the baseline trains, from trees [1, …] or their shapes."""
-  section = config.upstream
-  return Run(
-    name='upstream',
-    field='upstream',
-    section=section,
-    names=['baseline'],
-    network=network,
-    trained=start,
-    frozen={},
-    objective=objectives.multi_label(network, scale.table, scale.classes),
-    predict=objectives.predict(network, scale.classes),
-    steps=optim.steps(section.duration, section.batch_size, scale.images),
-    settings=same(section, 1),
-  )
+  return upstream_data.training(config, 'upstream', network, scale, ['baseline'], start, {})
 
 
 def _write_pool(config, workdir, train, steps, trees) -> None:

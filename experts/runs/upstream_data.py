@@ -1,13 +1,21 @@
 """The upstream data, how large it is, and the slices of it that experts train on."""
 
 import dataclasses
+import operator
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from experts.data import hierarchy as hierarchies
 from experts.data import slices, sources
 from experts.data.dataset import Dataset
-from experts.runs.description import Config
+from experts.models.network import Network
+from experts.runs import objectives
+from experts.runs.description import Config, Run, same
+from experts.training import optim
+
+Tree = Any
 
 # Levels of WordNet's noun hierarchy above its deepest synset: the length of a label's list of ancestors.
 _ANCESTORS = 20
@@ -69,4 +77,42 @@ def choose(
     most_share=config.experts.max_share,
     merge=config.experts.merge_equal,
     nodes=config.experts.nodes,
+  )
+
+
+def training(
+  config: Config,
+  field: str,
+  network: Network,
+  scale: Scale,
+  names: Sequence[str],
+  trained: Tree,
+  frozen: Tree,
+) -> Run:
+  """How members train on upstream data, by the section that a field of the config names.
+
+  As many steps for each as its epochs of the whole data set, whatever the size of its part of it (EXP §4).
+
+  Args:
+    config: the whole config.
+    field: such as 'experts.full'.
+    network: that they are.
+    scale: of the data.
+    names: one a member.
+    trained: trees that train [P, …], or their shapes.
+    frozen: those that do not.
+  """
+  section = operator.attrgetter(field)(config)
+  return Run(
+    name=field.replace('.', '/'),
+    field=field,
+    section=section,
+    names=names,
+    network=network,
+    trained=trained,
+    frozen=frozen,
+    objective=objectives.multi_label(network, scale.table, scale.classes),
+    predict=objectives.predict(network, scale.classes),
+    steps=optim.steps(section.duration, section.batch_size, scale.images),
+    settings=same(section, len(names)),
   )
