@@ -1,0 +1,1 @@
+"""Networks of timm as pure functions; no torch."""
