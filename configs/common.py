@@ -95,6 +95,9 @@ def _image():
     # Before the central crop of upstream evaluation and of selection, and the random crop of training. A task's images
     # are evaluated whole, at `size`.
     'resize': 224,
+    # 'nearest', 'bilinear', 'bicubic' or 'lanczos'; bilinear without antialias is what BiT and its experts saw.
+    'interpolation': 'bilinear',
+    'antialias': False,
     # An image that cannot be decoded: 'raise', or 'skip' and count.
     'undecodable': 'raise',
   }

@@ -149,6 +149,8 @@ SCHEMA = {
   'image': {
     'size': integer(8),
     'resize': integer(8),
+    'interpolation': choice('nearest', 'bilinear', 'bicubic', 'lanczos'),
+    'antialias': BOOL,
     'undecodable': choice('raise', 'skip'),
   },
   'run': {
@@ -243,6 +245,12 @@ SCHEMA = {
     **{k: v for k, v in TRAINING.items() if k not in SWEPT},
   },
   'report': {'cluster': BOOL},
+}
+
+# Fields that came after others had left workdirs, each with the value that stands for what was done before.
+SINCE = {
+  'image.interpolation': 'bilinear',
+  'image.antialias': False,
 }
 
 # To classify images with what a transfer left needs little; `model` is a file there.

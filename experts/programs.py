@@ -85,7 +85,7 @@ def programs(config: Config, devices: Sequence[jax.Device], limit: int) -> list[
 
 def _of_upstream(config, devices, limit) -> Iterator[Program]:
   scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
-  start = _stacked(network.shapes(scale.nodes), 1)
+  start = population.repeat(network.shapes(scale.nodes), 1)
   run = upstream.describe(config, network, scale, start)
   yield from _training(config, devices, limit, run, scale.test_images)
 
@@ -99,7 +99,7 @@ def _of_experts(config, devices, limit) -> Iterator[Program]:
   }
   for kind in config.experts.kinds:
     fresh, frozen = (whole, {}) if kind == 'full' else (adapter, whole)
-    trees = _stacked(fresh, len(names)), frozen
+    trees = population.repeat(fresh, len(names)), frozen
     run = experts.describe(config, kind, network, scale, names, trees)
     yield from _training(config, devices, limit, run, scale.test_images)
 
@@ -108,7 +108,7 @@ def _of_domain_predictor(config, devices, limit) -> Iterator[Program]:
   scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
   # A random slice is nothing to predict.
   slices = _number_of_experts(config) // (2 if config.experts.controls else 1)
-  start = _stacked(network.shapes(slices), 1)
+  start = population.repeat(network.shapes(slices), 1)
   run = domain_predictor.describe(config, network, scale.images, start)
   yield from _training(config, devices, limit, run, scale.test_images)
 
@@ -147,7 +147,7 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
       f'transfer {name}',
       network,
       [trial] * number,
-      _stacked(network.shapes(largest.classes), number),
+      network.shapes(largest.classes),
       section.warmups[0],
     )
     yield from _training(config, devices, limit, run, images * candidates)
@@ -156,7 +156,7 @@ def _of_transfer(config, devices, limit) -> Iterator[Program]:
 def _of_dat(config, devices, limit) -> Iterator[Program]:
   scale, network = upstream_data.scale(config), ours.build(config.model, devices[0].platform)
   names = [*config.tasks]
-  start = _stacked(network.shapes(scale.nodes), len(names))
+  start = population.repeat(network.shapes(scale.nodes), len(names))
   yield from _training(
     config, devices, limit, dat.describe(config, network, scale, names, start), 0
   )
@@ -215,11 +215,11 @@ def _of_unit(network, bank, number, images, mesh) -> tuple[Tree, Tree]:
   """The parameters of so many networks, or adapters on one, and a batch of (number, side) of images."""
   batch, size = images
   backbone = network.shapes(1)['backbone']
-  params = {'backbone': _stacked(backbone, number)}
+  params = {'backbone': population.repeat(backbone, number)}
   if bank:
     adapter = jax.eval_shape(lambda: resnet.init_adapter(network.resnet, jax.random.key(0)))
-    params = {'backbone': backbone, 'bank': _stacked(adapter, number)}
-  places = networks.placement(bank)
+    params = {'backbone': backbone, 'bank': population.repeat(adapter, number)}
+  places = networks.placement(params)
   pixels = jax.ShapeDtypeStruct((batch, size, size, 3), np.uint8)
   return (
     {name: meshes.abstract(params[name], mesh, spec) for name, spec in places.items()},
@@ -301,10 +301,6 @@ def _alike(rounds: Sequence[meshes.Round]) -> list[tuple[meshes.Round, int]]:
     shape = (one.members, one.groups, one.at_once)
     counts[shape] = (counts[shape][0] if shape in counts else one, counts.get(shape, (0, 0))[1] + 1)
   return list(counts.values())
-
-
-def _stacked(tree: Tree, number: int) -> Tree:
-  return jax.tree.map(lambda x: jax.ShapeDtypeStruct((number, *x.shape), x.dtype), tree)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -184,10 +184,10 @@ class _Reader(NamedTuple):
 
   def fill(self, out: np.ndarray, index: int, rng: np.random.Generator | None = None) -> bool:
     """Writes an image to `out`; returns whether it can be decoded."""
-    side = self.transform.side
+    first = self.transform.first
     try:
-      image = self.dataset.resized(index, side) if side else self.dataset.image(index)
-      out[...] = self.transform(image, rng)
+      image = self.dataset.resized(index, first) if first else self.dataset.image(index)
+      out[...] = self.transform.rest(image, rng)
     except UndecodableImage as error:
       self.faults.meet(error, self.dataset.where(index))
       return False
@@ -307,7 +307,7 @@ def _checked(dataset: Dataset, indices: np.ndarray) -> np.ndarray:
 def _threads(parts: Sequence[tuple[Dataset, np.ndarray]], transform: Transform) -> int:
   # Decoding leaves the interpreter to other threads; copying arrays does not, and many would fight.
   cheap = all(
-    dataset.in_memory or (dataset.memory and dataset.memory.holds(indices, transform.side))
+    dataset.in_memory or (dataset.memory and dataset.memory.holds(indices, transform.first))
     for dataset, indices in parts
   )
   return 1 if cheap else min(os.cpu_count() or 1, 16)

@@ -45,10 +45,10 @@ class Intake:
 class Memory(Protocol):
   """Images that were decoded before, resized."""
 
-  def get(self, index: int, side: int) -> np.ndarray | None:
+  def get(self, index: int, size: transforms.Resize) -> np.ndarray | None:
     """uint8 [side, side, 3], or nothing where it is not held."""
 
-  def holds(self, indices: np.ndarray, side: int) -> bool:
+  def holds(self, indices: np.ndarray, size: transforms.Resize | None) -> bool:
     """Whether all of these are."""
 
 
@@ -118,10 +118,10 @@ class Dataset:
       reason = error.strerror or str(error)
       raise UndecodableImage(f'{self.where(index)}: cannot be read ({reason})') from error
 
-  def resized(self, index: int, side: int) -> np.ndarray:
-    """The whole image, uint8 [side, side, 3], from memory where it is held; raises UndecodableImage."""
-    held = self.memory.get(int(index), side) if self.memory else None
-    return transforms.resize(self.image(index), side) if held is None else held
+  def resized(self, index: int, size: transforms.Resize) -> np.ndarray:
+    """A resized image, uint8 [side, side, 3], from memory where it is held; raises UndecodableImage."""
+    held = self.memory.get(int(index), size) if self.memory else None
+    return size(self.image(index)) if held is None else held
 
   def label(self, index: int) -> int:
     return int(self.labels[index])

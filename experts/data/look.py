@@ -10,8 +10,8 @@ from concurrent import futures
 import cv2
 import numpy as np
 
-from experts.data import transforms
 from experts.data.dataset import MEND, Dataset, UndecodableImage
+from experts.data.transforms import Resize
 
 # Of the memory that is free when a run begins, what images may take that are held.
 SHARE = 0.25
@@ -40,7 +40,7 @@ class Room:
 
 
 class Held:
-  """Images of one data set in memory, resized to some sides; a `dataset.Memory`."""
+  """Images of one data set in memory, resized in some ways; a `dataset.Memory`."""
 
   def __init__(self, size: int, room: Room):
     """Holds nothing.
@@ -50,36 +50,36 @@ class Held:
       room: what is left for all data sets together.
     """
     self._size, self._room = size, room
-    # Side -> the place of each image in the array, -1 where it is in none, and the array.
-    self._held: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+    # How -> the place of each image in the array, -1 where it is in none, and the array.
+    self._held: dict[Resize, tuple[np.ndarray, np.ndarray]] = {}
 
-  def get(self, index: int, side: int) -> np.ndarray | None:
-    rows, pixels = self._held.get(side, (None, None))
+  def get(self, index: int, size: Resize) -> np.ndarray | None:
+    rows, pixels = self._held.get(size, (None, None))
     return None if rows is None or rows[index] < 0 else pixels[rows[index]]
 
-  def holds(self, indices: np.ndarray, side: int) -> bool:
-    return not len(self.missing(indices, side))
+  def holds(self, indices: np.ndarray, size: Resize | None) -> bool:
+    return not len(self.missing(indices, size))
 
-  def missing(self, indices: np.ndarray, side: int) -> np.ndarray:
-    """Those that are not held at a side."""
+  def missing(self, indices: np.ndarray, size: Resize) -> np.ndarray:
+    """Those that are not held at a size."""
     indices = np.asarray(indices)
-    return indices[self._held[side][0][indices] < 0] if side in self._held else indices
+    return indices[self._held[size][0][indices] < 0] if size in self._held else indices
 
-  def fits(self, indices: np.ndarray, side: int) -> bool:
-    """Whether there is room for these at a side."""
-    return 3 * side**2 * len(indices) <= self._room.left
+  def fits(self, indices: np.ndarray, size: Resize) -> bool:
+    """Whether there is room for these at a size."""
+    return 3 * size.side**2 * len(indices) <= self._room.left
 
-  def reserve(self, indices: np.ndarray, side: int) -> np.ndarray | None:
-    """Memory for these at a side beside those that are held: uint8 [N, side, side, 3]; none where it does not fit."""
-    if not self._room.take(3 * side**2 * len(indices)):
+  def reserve(self, indices: np.ndarray, size: Resize) -> np.ndarray | None:
+    """Memory for these at a size beside those that are held: uint8 [N, side, side, 3]; none where it does not fit."""
+    if not self._room.take(3 * size.side**2 * len(indices)):
       return None
-    return np.empty((len(indices), side, side, 3), np.uint8)
+    return np.empty((len(indices), size.side, size.side, 3), np.uint8)
 
-  def add(self, indices: np.ndarray, side: int, pixels: np.ndarray) -> None:
+  def add(self, indices: np.ndarray, size: Resize, pixels: np.ndarray) -> None:
     """Holds what was reserved, from now on."""
-    rows, before = self._held.get(side, (np.full(self._size, -1, np.int64), pixels[:0]))
+    rows, before = self._held.get(size, (np.full(self._size, -1, np.int64), pixels[:0]))
     rows[indices] = len(before) + np.arange(len(indices))
-    self._held[side] = rows, np.concatenate([before, pixels]) if len(before) else pixels
+    self._held[size] = rows, np.concatenate([before, pixels]) if len(before) else pixels
 
   def clear(self) -> None:
     """Holds nothing any more."""
@@ -103,7 +103,7 @@ class Seen:
 def look(
   dataset: Dataset,
   indices: np.ndarray,
-  sides: Iterable[int] = (),
+  sizes: Iterable[Resize | None] = (),
   tick: Callable[[], None] = lambda: None,
 ) -> Seen:
   """Decodes images, each once, in threads.
@@ -111,15 +111,15 @@ def look(
   Args:
     dataset: whose `memory`, where it is `Held`, keeps them.
     indices: int [N], each once.
-    sides: to which the images are resized and held; one that does not fit is left out. 0 is none.
+    sizes: at which the images are held; one that does not fit is left out, None is none.
     tick: called after each image.
   """
   indices = np.asarray(indices, np.int64)
   held = dataset.memory
   places = {}
-  for side in sorted(set(sides) - {0}) if held else ():
-    if (pixels := held.reserve(indices, side)) is not None:
-      places[side] = pixels
+  for size in sorted(set(sizes) - {None}) if held else ():
+    if (pixels := held.reserve(indices, size)) is not None:
+      places[size] = pixels
 
   def one(row: int) -> tuple[str, tuple]:
     try:
@@ -128,8 +128,8 @@ def look(
       for pixels in places.values():
         pixels[row] = 0
       return str(error), ()
-    for side, pixels in places.items():
-      pixels[row] = transforms.resize(image, side)
+    for size, pixels in places.items():
+      pixels[row] = size(image)
     return '', _print(image)
 
   faults, prints = {}, {}
@@ -142,8 +142,8 @@ def look(
         else:
           prints[int(indices[row])] = own
         tick()
-  for side, pixels in places.items():
-    held.add(indices, side, pixels)
+  for size, pixels in places.items():
+    held.add(indices, size, pixels)
   return Seen(faults, prints)
 
 
@@ -185,19 +185,19 @@ def copies(prints: Iterable[tuple]) -> np.ndarray:
   return np.array([numbers[own] for own in prints], np.int64)
 
 
-def hold(dataset: Dataset, indices: np.ndarray, side: int) -> None:
-  """Decodes what is not yet held in memory at a side, if there is room for it.
+def hold(dataset: Dataset, indices: np.ndarray, size: Resize | None) -> None:
+  """Decodes what is not yet held in memory at a size, if there is room for it.
 
   Raises:
     UndecodableImage: names all of them.
   """
   held = dataset.memory
-  if not held or not side:
+  if not held or not size:
     return
-  missing = held.missing(indices, side)
-  if not len(missing) or not held.fits(missing, side):
+  missing = held.missing(indices, size)
+  if not len(missing) or not held.fits(missing, size):
     return
-  if faults := look(dataset, missing, [side]).faults:
+  if faults := look(dataset, missing, [size]).faults:
     raise UndecodableImage(listed(list(faults.values())))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from experts import machine
 from experts.data import look, settling, splits
 from experts.data.dataset import UndecodableImage
+from experts.data.transforms import Resize
 
 # (task, part, index, why) of an image that cannot be decoded; what JSON can carry.
 Fault = Sequence[str | int]
@@ -17,7 +18,7 @@ def open_tasks(
   data_dir: str,
   seed: int,
   undecodable: str = 'raise',
-  sides: Callable[[str, str], set[int]] = lambda task, part: set(),
+  sizes: Callable[[str, str], set[Resize | None]] = lambda task, part: set(),
   agree: Callable[[list[Fault]], list[Fault]] = lambda faults: faults,
   begin: Callable[[int], Callable[[], None]] = lambda total: lambda: None,
 ) -> list[splits.Task]:
@@ -32,7 +33,7 @@ def open_tasks(
     data_dir: where relative paths start.
     seed: of what is drawn.
     undecodable: 'raise' or 'skip'.
-    sides: (task, part) -> the sides to which its images will be resized; they are held in memory as far as it goes.
+    sizes: (task, part) -> the sizes in which its images will be wanted; they are held in memory as far as it goes.
     agree: the faults that this process found -> those that any found.
     begin: called with the number of images; gives what is called after each.
 
@@ -49,7 +50,7 @@ def open_tasks(
     for task in loaded
     if not task.train.in_memory and (undecodable == 'skip' or not task.train.published)
   ]
-  seen = _look(looked, sides, begin)
+  seen = _look(looked, sizes, begin)
   faults = agree(
     [
       (name, part, index, why)
@@ -89,14 +90,14 @@ def _with_memory(task: splits.Task, room: look.Room) -> splits.Task:
 
 def _look(
   tasks: Sequence[splits.Task],
-  sides: Callable[[str, str], set[int]],
+  sizes: Callable[[str, str], set[Resize | None]],
   begin: Callable[[int], Callable[[], None]],
 ) -> dict[str, dict[str, look.Seen]]:
   """Task -> part -> what was seen, with copies told apart from what only looks like them."""
   tick = begin(sum(len(task.part(part)[1]) for task in tasks for part in splits.PARTS))
   seen = {
     task.name: {
-      part: look.look(*task.part(part), sides(task.name, part), tick) for part in splits.PARTS
+      part: look.look(*task.part(part), sizes(task.name, part), tick) for part in splits.PARTS
     }
     for task in tasks
   }

@@ -1,15 +1,60 @@
 """What is done to an image before it enters a batch: crop, flip, resize; uint8 to uint8.
 
-Resizing is bilinear without antialias, what BiT and its experts were trained with.
+Resizing is bilinear without antialias, what BiT and its experts were trained with, if nothing else is said.
 """
 
 import dataclasses
+import functools
 import math
+from typing import NamedTuple
 
 import cv2
 import numpy as np
 
 CROPS = ('inception', 'random', 'central', 'none')
+INTERPOLATIONS = {
+  'nearest': cv2.INTER_NEAREST,
+  'bilinear': cv2.INTER_LINEAR,
+  'bicubic': cv2.INTER_CUBIC,
+  'lanczos': cv2.INTER_LANCZOS4,
+}
+
+
+class Resize(NamedTuple):
+  """How the whole image is resized before chance has a part in it.
+
+  Attributes:
+    side: of the result, pixels.
+    shorter: 0: the image becomes a square; else its shorter side becomes as long as this, and the central square is kept.
+    interpolation: of `INTERPOLATIONS`.
+    antialias: whether a pixel of a smaller image is made of all that it covers, as Pillow and torchvision do it.
+  """
+
+  side: int
+  shorter: int = 0
+  interpolation: str = 'bilinear'
+  antialias: bool = False
+
+  def __call__(self, image: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, 3] -> uint8 [side, side, 3], possibly a view."""
+    if not self.shorter:
+      return self._to(image, self.side, self.side)
+    height, width = image.shape[:2]
+    # The longer side is cut off, not rounded, and half of an odd rest is rounded to the even: torchvision's way.
+    long = lambda other: int(self.shorter * other / min(height, width))
+    image = self._to(image, long(height), long(width))
+    top, left = (round((length - self.side) / 2) for length in image.shape[:2])
+    return image[top : top + self.side, left : left + self.side]
+
+  def _to(self, image, height, width):
+    if image.shape[:2] == (height, width):
+      return image
+    if not self.antialias:
+      return cv2.resize(image, (width, height), interpolation=INTERPOLATIONS[self.interpolation])
+    from PIL import Image
+
+    how = getattr(Image.Resampling, self.interpolation.upper())
+    return np.asarray(Image.fromarray(image).resize((width, height), how))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,12 +68,18 @@ class Transform:
     crop: 'inception' (a random part, resized), 'random' or 'central' (a window of `size`),
       'none' (the whole image, resized to `size`).
     flip: mirror every second image, at random.
+    interpolation: of `INTERPOLATIONS`.
+    antialias: see `Resize`.
+    keep_aspect: with 'central', the shorter side becomes `resize`, instead of both.
   """
 
   size: int
   resize: int = 0
   crop: str = 'none'
   flip: bool = False
+  interpolation: str = 'bilinear'
+  antialias: bool = False
+  keep_aspect: bool = False
 
   def __post_init__(self):
     if self.crop not in CROPS:
@@ -39,31 +90,45 @@ class Transform:
       raise ValueError(f'resize {self.resize} is smaller than the crop of {self.size} pixels')
     if self.resize and self.crop == 'none' and self.resize != self.size:
       raise ValueError(f"resize {self.resize} with crop 'none' must be 0 or size, {self.size}")
+    if self.keep_aspect and self.crop != 'central':
+      raise ValueError(f'only a central crop keeps the aspect, not {self.crop!r}')
+    if self.interpolation not in INTERPOLATIONS:
+      raise ValueError(
+        f'unknown interpolation {self.interpolation!r}; there are {", ".join(INTERPOLATIONS)}'
+      )
 
   @property
   def random(self) -> bool:
     """Whether the result depends on chance."""
     return self.flip or self.crop in ('inception', 'random')
 
-  @property
-  def side(self) -> int:
-    """The side to which the whole image is resized first, pixels; 0 where it is not."""
-    return 0 if self.crop == 'inception' and not self.resize else self.resize or self.size
+  @functools.cached_property
+  def first(self) -> Resize | None:
+    """What is done to the whole image first; None where nothing is."""
+    if self.crop == 'inception' and not self.resize:
+      return None
+    if self.keep_aspect:
+      return Resize(self.size, self.resize or self.size, self.interpolation, self.antialias)
+    return Resize(self.resize or self.size, 0, self.interpolation, self.antialias)
 
   def __call__(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
     """Transforms one image.
 
     Args:
-      image: uint8 [H, W, 3]; where there is a `side`, one that is resized to it gives the same.
+      image: uint8 [H, W, 3].
       rng: source of chance; needed where `random`.
 
     Returns:
       uint8 [size, size, 3], possibly a view.
     """
-    if self.side:
-      image = resize(image, self.side)
+    return self.rest(self.first(image) if self.first else image, rng)
+
+  def rest(self, image: np.ndarray, rng: np.random.Generator | None = None) -> np.ndarray:
+    """Transforms an image to which what comes `first` was done."""
     if self.crop == 'inception':
-      image = inception_crop(image, self.size, rng)
+      top, left, height, width = inception_window(*image.shape[:2], rng)
+      whole = Resize(self.size, 0, self.interpolation, self.antialias)
+      image = whole(image[top : top + height, left : left + width])
     elif self.crop == 'random':
       image = random_crop(image, self.size, rng)
     elif self.crop == 'central':
@@ -72,13 +137,6 @@ class Transform:
       # Not image[:, ::-1]: copying that view into a batch took 7 % of the whole input's time.
       image = cv2.flip(image, 1)
     return image
-
-
-def resize(image: np.ndarray, size: int) -> np.ndarray:
-  """Resizes the whole image to size x size, bilinear, without antialias."""
-  if image.shape[:2] == (size, size):
-    return image
-  return cv2.resize(image, (size, size), interpolation=cv2.INTER_LINEAR)
 
 
 def central_crop(image: np.ndarray, size: int) -> np.ndarray:
@@ -95,32 +153,6 @@ def random_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.nd
   return image[top : top + size, left : left + size]
 
 
-def inception_crop(
-  image: np.ndarray,
-  size: int,
-  rng: np.random.Generator,
-  area: tuple[float, float] = (0.08, 1.0),
-  aspect: tuple[float, float] = (3 / 4, 4 / 3),
-) -> np.ndarray:
-  """A random part of the image, resized ("Inception-style", [EXP §6.1]).
-
-  The part is drawn as TensorFlow's `sample_distorted_bounding_box` draws it: an aspect ratio, then
-  a height among those that keep the area in range.
-
-  Args:
-    image: uint8 [H, W, 3].
-    size: side of the result, pixels.
-    rng: source of chance.
-    area: smallest and largest part, as a share of the image.
-    aspect: smallest and largest width / height.
-
-  Returns:
-    uint8 [size, size, 3].
-  """
-  top, left, height, width = inception_window(image.shape[0], image.shape[1], rng, area, aspect)
-  return resize(image[top : top + height, left : left + width], size)
-
-
 def inception_window(
   height: int,
   width: int,
@@ -128,7 +160,21 @@ def inception_window(
   area: tuple[float, float] = (0.08, 1.0),
   aspect: tuple[float, float] = (3 / 4, 4 / 3),
 ) -> tuple[int, int, int, int]:
-  """(top, left, height, width) of the part; the whole image where ten attempts find none."""
+  """Draws a random part of the image ("Inception-style", [EXP §6.1]).
+
+  As TensorFlow's `sample_distorted_bounding_box` draws it: an aspect ratio, then a height among those that keep the area
+  in range.
+
+  Args:
+    height: of the image, pixels.
+    width: of the image.
+    rng: source of chance.
+    area: smallest and largest part, as a share of the image.
+    aspect: smallest and largest width / height.
+
+  Returns:
+    (top, left, height, width) of the part; the whole image where ten attempts find none.
+  """
   whole = height * width
   for _ in range(10):
     draw = rng.random(4).tolist()

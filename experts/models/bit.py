@@ -6,7 +6,7 @@ from typing import Any
 from experts.models import network, ours, weights
 
 # A description is that of a ResNet, which it is from then on.
-build, mismatch = ours.build, ours.mismatch
+find, build, mismatch = ours.find, ours.build, ours.mismatch
 
 
 def load(member: Any, folder: str) -> network.Params:
@@ -14,8 +14,9 @@ def load(member: Any, folder: str) -> network.Params:
   return ours.read(member.weights, folder, member.hash, member.name, weights.load_bit)
 
 
-def describe(settings: Mapping[str, Any], params: network.Params) -> dict[str, Any]:
+def describe(member: Any, settings: Mapping[str, Any], params: network.Params) -> dict[str, Any]:
   """What `build` needs, by the shapes of the parameters; activations are of the dtype that the settings name, if any."""
+  del member
   return {**ours.fields(weights.infer(params)), 'dtype': settings.get('dtype', 'auto')}
 
 

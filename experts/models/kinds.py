@@ -11,7 +11,7 @@ class Kind:
   """What is known of a kind without loading what computes it.
 
   Attributes:
-    module: a `network.Family`; of networks that only embed, one with `examine` and `load`, see `models.opaque`.
+    module: a `network.Family`; of networks that only embed, one with `find`, `examine` and `load`, see `models.opaque`.
     trains: whether its networks are pure functions, which can be fine-tuned; of the others only embeddings are known.
     shared: whether all of a pool are one network with different parameters: the pool's 'model'.
   """
@@ -34,6 +34,7 @@ KINDS = {
   'full': _OURS,
   'adapter': _OURS,
   'bit': Kind('experts.models.bit'),
+  'timm': Kind('experts.models.timm'),
   'saved_model': _OPAQUE,
   'callable': _OPAQUE,
   'embeddings': _OPAQUE,

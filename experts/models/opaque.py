@@ -11,10 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from experts.models.network import View, as_given
+
+find = as_given
+
 # uint8 [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]
 Function = Callable[[np.ndarray], Any]
-# (a task's `selection.embed.Images`, side, side before the crop) -> embeddings [N, D], and logits [N, C] or None
-Embed = Callable[[Any, int, int], tuple[np.ndarray, np.ndarray | None]]
+# (a task's `selection.embed.Images`, how to show them) -> embeddings [N, D], and logits [N, C] or None
+Embed = Callable[[Any, View], tuple[np.ndarray, np.ndarray | None]]
 
 
 def content_hash(path: str) -> str:
@@ -46,11 +50,9 @@ def load(member: Any, folder: str, batch_size: int) -> Embed:
   """
   if member.kind == 'embeddings':
     tables = load_embeddings(member, folder)
-    return lambda images, size, resize: (_of_table(member, tables, images), None)
+    return lambda images, view: (_of_table(member, tables, images), None)
   function = load_function(member, folder)
-  return lambda images, size, resize: embed(
-    member, function, images.pixels(size, resize), batch_size
-  )
+  return lambda images, view: embed(member, function, images.pixels(view), batch_size)
 
 
 def identity(member: Any) -> tuple | None:

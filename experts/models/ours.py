@@ -11,6 +11,8 @@ from experts.models import adapters, network, resnet, weights
 
 Params = network.Params
 
+find = network.as_given
+
 _FIELDS = ('depth', 'width', 'root')
 
 
@@ -50,9 +52,9 @@ def build(description: Mapping[str, Any], platform: str | None = None) -> Networ
   return Network(resnet.ResNet(**{name: description[name] for name in _FIELDS}, dtype=dtype))
 
 
-def describe(settings: Mapping[str, Any], params: Params) -> dict[str, Any]:
+def describe(member: Any, settings: Mapping[str, Any], params: Params) -> dict[str, Any]:
   """What `build` needs: the pool's settings, which all its own networks have in common."""
-  del params
+  del member, params
   return {name: settings[name] for name in (*_FIELDS, 'dtype')}
 
 

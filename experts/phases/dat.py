@@ -39,10 +39,10 @@ def run(config: Config, workdir: str, board: Board) -> None:
   path = candidates.pool_path(config, workdir)
   settings, folder = pool.read_model(path), os.path.dirname(path)
   known = _baseline(path)
-  config = fine_tuning.with_size_of(known, settings, config)
+  config = tasks.sized(known, settings, config)
   network = ours.build(settings)
   train, test, hierarchy = upstream_data.open_data(config)
-  loaded = tasks.load_all(config, tasks.sides_of(config, [known], settings, selects=True))
+  loaded = tasks.load_all(config, tasks.sizes_of(config, [known], settings, selects=True))
   baseline = ours.load(known, folder)
   if (nodes := len(baseline['head']['bias'])) != len(hierarchy.nodes):
     raise ValueError(
@@ -95,7 +95,7 @@ def _fine_tune(config, workdir, board, baseline: pool.Member, settings, stream, 
     weights.load(f'{workdir}/{_path(stream.name)}'),
     own_pool.Seen(config.upstream.data, stream.dataset, stream.indices),
   )
-  sized = fine_tuning.with_size_of(baseline, settings, config, stream.name)
+  sized = tasks.sized(baseline, settings, config, stream.name)
   task = fine_tuning.open_task(sized, stream.name)
   trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
   trainer.retrain(trainer.sweep(), '')
@@ -128,7 +128,7 @@ def _weights(
   config: Config, network: Network, baseline: dict, task: splits.Task, train: Dataset
 ) -> np.ndarray:
   """P_target(y) / P_upstream(y) of every class: the mean of the baseline's predictions over the class's share."""
-  transform = views.eval_transform(config.image.size, config.image.resize)
+  transform = views.eval_transform(views.of_config(config.image))
   predict = jax.jit(objectives.predict(network, train.num_classes))
   batch = min(config.run.evaluation_batch, len(task.all))
   total = np.zeros(train.num_classes)

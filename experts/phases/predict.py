@@ -13,6 +13,7 @@ from experts.data import image_files
 from experts.data.dataset import Dataset, UndecodableImage
 from experts.models import weights
 from experts.models.kinds import family_of
+from experts.models.network import View
 from experts.runs import evaluators, views
 from experts.runs.description import Config
 from experts.training import hosts
@@ -131,7 +132,9 @@ def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:
 def _classify(config, described, params, images, start, rows) -> Iterator[tuple[int, int]]:
   """Writes the rows batch by batch; yields how many are done, and the images of the last batch."""
   network, classes = described['network'], described['classes']
-  transform = views.eval_transform(network['size'], network['resize'])
+  transform = views.eval_transform(
+    View(**{name: network[name] for name in View._fields if name in network})
+  )
   batch = config.run.evaluation_batch
   for first in range(start, len(images), batch):
     where = range(first, min(first + batch, len(images)))

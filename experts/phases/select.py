@@ -36,8 +36,8 @@ def run(config: Config, workdir: str, board: Board) -> None:
   chosen = Candidates(config, workdir)
   names = strategies.named(config.strategy)
   able = ranking.possible(chosen, names, workdir)
-  sides = tasks.sides_of(config, chosen.members, chosen.settings, selects=True)
-  opened = tasks.load_all(config, sides)
+  sizes = tasks.sizes_of(config, chosen.members, chosen.settings, selects=True)
+  opened = tasks.load_all(config, sizes)
   tasks.write(config, workdir, opened)
   shown = [show(config, task) for task in opened]
   loaded = [each.task for each in shown]

@@ -5,7 +5,7 @@ import os
 from absl import logging
 
 from experts.reporting import results, tables
-from experts.runs import candidates, fine_tuning, plans, sweeps, tasks
+from experts.runs import candidates, fine_tuning, plans, sweeps, tasks, views
 from experts.runs.description import Config
 from experts.selection import pool
 from experts.training.board import Board
@@ -25,14 +25,14 @@ def run(config: Config, workdir: str, board: Board) -> None:
   plan = {name: plans.plan(config, scores, known, name) for name in config.tasks}
   tuned = {member.name: member for wanted, _ in plan.values() for member in wanted}
   tasks.write(
-    config, workdir, tasks.load_all(config, tasks.sides_of(config, [*tuned.values()], settings))
+    config, workdir, tasks.load_all(config, tasks.sizes_of(config, [*tuned.values()], settings))
   )
   for name, (wanted, scored) in plan.items():
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      sized = fine_tuning.with_size_of(member, settings, config, name)
-      size = sized.image.size, sized.image.resize
+      sized = tasks.sized(member, settings, config, name)
+      size = views.train_transform(sized.image, sized.transfer)
       if size not in opened:
         opened[size] = fine_tuning.open_task(sized, name)
       trainer = fine_tuning.Trainer(

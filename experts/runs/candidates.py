@@ -148,9 +148,9 @@ def images_of(shown: Shown, folder: str = '') -> embed.Images:
   """A task's images, decoded when a model wants them; between models they wait in `folder`, if given, else in memory."""
   task = shown.task
 
-  def decode(size, resize):
-    pixels, at = np.empty((len(task.all), size, size, 3), np.uint8), 0
-    transform = views.eval_transform(size, resize)
+  def decode(view):
+    pixels, at = np.empty((len(task.all), view.size, view.size, 3), np.uint8), 0
+    transform = views.eval_transform(view)
     for part in batches.eval_batches(task.train, task.all, transform, min(len(task.all), 256)):
       found = part['image'][part['mask']]
       pixels[at : at + len(found)] = found

@@ -27,7 +27,7 @@ def evaluator(
   transform: transforms.Transform | None = None,
 ) -> Callable[[Tree, Dataset, np.ndarray], evaluate.Counts]:
   """(trained trees [P, …], data set, indices) -> what they got right; by default as upstream evaluates."""
-  transform = transform or views.eval_transform(config.image.size, config.image.resize)
+  transform = transform or views.eval_transform(views.of_config(config.image))
 
   def count(trained, dataset, indices):
     measure = evaluate.make_evaluate(predict, mesh, dataset.num_classes)

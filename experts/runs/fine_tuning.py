@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
+from experts import config as configs
 from experts.data import batches, look, splits
 from experts.models import weights
 from experts.models.kinds import KINDS, family_of
-from experts.models.network import Network, head
+from experts.models.network import FROZEN, Network, head
 from experts.reporting import files, outcomes
 from experts.runs import (
   evaluators,
@@ -35,21 +36,11 @@ Tree = Any
 _SWEEP, _TEST = 'validation', 'test'
 
 
-def with_size_of(
-  member: pool.Member, settings: Mapping[str, Any], config: Config, task: str = ''
-) -> Config:
-  """The config for a pool's model, which sees images of the size that it was trained on, or of that of the task."""
-  size, resize = tasks.resolution(config, member, settings, task)
-  config = config.copy_and_resolve_references()
-  config.image.update(size=size, resize=resize)
-  return config
-
-
 def open_task(config: Config, name: str) -> splits.Task:
   """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
-  task, whole = tasks.find(config, name), views.task_transform(config.image.size).side
-  for side in {views.train_transform(config.image, config.transfer).side, whole}:
-    look.hold(task.train, task.all, side)
+  task, whole = tasks.find(config, name), views.task_transform(config.image).first
+  for size in {views.train_transform(config.image, config.transfer).first, whole}:
+    look.hold(task.train, task.all, size)
   look.hold(task.test, task.test_indices, whole)
   return task
 
@@ -62,7 +53,18 @@ def describe(
   start: Tree,
   warmup: str,
 ) -> Run:
-  """How trials of one length train, from trees [P, …] or their shapes, by the config's section `transfer`."""
+  """How trials of one length train, by the config's section `transfer`.
+
+  Args:
+    section: that.
+    name: of the run.
+    network: that is fine-tuned.
+    trials: one a member.
+    start: the network's trees, or their shapes, without a member axis.
+    warmup: a duration.
+  """
+  frozen = {name: start[name] for name in FROZEN if name in start}
+  trained = {name: tree for name, tree in start.items() if name not in frozen}
   return Run(
     name=name,
     field='transfer',
@@ -75,8 +77,8 @@ def describe(
       for one in trials
     ],
     network=network,
-    trained=start,
-    frozen={},
+    trained=population.repeat(trained, len(trials)),
+    frozen=frozen,
     objective=objectives.single_label(network),
     predict=objectives.predict(network),
     steps=trials[0].steps,
@@ -178,7 +180,8 @@ class Trainer:
     params = {**kind.family.load(self._member, self._folder)}
     params.pop('head', None)
     # The pool's settings are of the network that its own models share.
-    return kind.family.describe(self._settings if kind.shared else {}, params), params
+    settings = self._settings if kind.shared else {}
+    return kind.family.describe(self._member, settings, params), params
 
   def _train(self, indices, trials, split, keep=False) -> tuple[np.ndarray, list[dict | None]]:
     """Trains a member for each trial, all of one length.
@@ -195,7 +198,7 @@ class Trainer:
       f'transfer/{task.name}/{self._member.name}/{split}',
       network,
       trials,
-      population.repeat(params, len(trials)),
+      params,
       sweeps.warmup(config, trials[0].steps, len(task.fit)),
     )
     streams = [
@@ -206,8 +209,8 @@ class Trainer:
     accuracy, trees = np.full(len(trials), np.nan), {}
 
     def evaluate(mesh, part, trained):
-      whole = views.task_transform(config.image.size)
-      count = evaluators.evaluator(config, mesh, run.predict, {}, whole)
+      whole = views.task_transform(config.image)
+      count = evaluators.evaluator(config, mesh, run.predict, run.frozen, whole)
       on_test = split == _TEST
       dataset = task.test if on_test else task.train
       counts = count(trained, dataset, task.test_indices if on_test else task.validation)
@@ -220,8 +223,11 @@ class Trainer:
     folder = unfinished.trials(
       self._unfinished(split), trials[0].steps, self._decides(trials, indices)
     )
-    kept = trees.__setitem__ if keep else None
-    job = rounds.Job(streams, folder, passing=True, evaluate=evaluate, keep=kept)
+
+    def kept(number, tree):
+      trees[number] = {**run.frozen, **tree}
+
+    job = rounds.Job(streams, folder, passing=True, evaluate=evaluate, keep=kept if keep else None)
     # Not a number for a trial that diverged: it is no result to choose by.
     accuracy[rounds.train(config, self._board, run, job) >= 0] = np.nan
     for name, row in zip(run.names, self._rows(trials, split, accuracy)):
@@ -238,8 +244,8 @@ class Trainer:
     task, member = self._task, self._member
     return {
       'seed': self._config.seed,
-      'transfer': self._config.transfer.to_dict(),
-      'image': self._config.image.to_dict(),
+      'transfer': _told(self._config.transfer.to_dict(), 'transfer'),
+      'image': _told(self._config.image.to_dict(), 'image'),
       # A competitor's is its name, as in workdirs of before.
       'network': [
         dict(self._settings),
@@ -291,8 +297,7 @@ class Trainer:
       'network': {
         **self._load()[0],
         # As it was tested: a random crop in training is none here.
-        'size': self._config.image.size,
-        'resize': self._config.image.size,
+        **views.of_config(self._config.image)._replace(resize=self._config.image.size)._asdict(),
       },
     }
     confusion = self._confusion(described['network'], params)
@@ -316,7 +321,7 @@ class Trainer:
   def _confusion(self, network, params) -> pd.DataFrame:
     """Test images by their class (rows) and the class that the model takes them for (columns)."""
     task, config = self._task, self._config
-    transform = views.task_transform(config.image.size)
+    transform = views.task_transform(config.image)
     batch, classes = config.run.evaluation_batch, task.test.num_classes
     counts = np.zeros((classes, classes), int)
     for part in batches.eval_batches(
@@ -325,3 +330,12 @@ class Trainer:
       guess = evaluators.probabilities(network, params, part['image'], batch).argmax(axis=1)
       np.add.at(counts, (part['label'][part['mask']], guess[part['mask']]), 1)
     return pd.DataFrame(counts, task.test.class_names, task.test.class_names)
+
+
+def _told(section: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """A section of the config without what came later and is as it was before."""
+  return {
+    key: value
+    for key, value in section.items()
+    if configs.SINCE.get(f'{name}.{key}', object()) != value
+  }

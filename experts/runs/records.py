@@ -220,6 +220,7 @@ class Records:
 def differences(before: Record, now: Record, is_: str, was: str) -> dict[str, str]:
   """The fields in which two configs differ, each with both values in words."""
   before, now = configs.leaves(before), configs.leaves(now)
+  before = {name: value for name, value in configs.SINCE.items() if name in now} | before
   return {
     name: f'{name} ({was} {before.get(name)!r}, {is_} {now.get(name)!r})'
     for name in sorted({*before, *now})

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from absl import logging
 
-from experts.data import check, leaks, natural6, opening, splits, vtab
+from experts.data import check, leaks, natural6, opening, splits, transforms, vtab
 from experts.data.splits import Task
 from experts.reporting import files, outcomes, summary
 from experts.runs import views
@@ -21,8 +21,8 @@ from experts.selection import embed, pool
 from experts.training import hosts
 from experts.training.progress import Progress
 
-# (task, part) -> the sides to which its images will be resized.
-Sides = Callable[[str, str], set[int]]
+# (task, part) -> the sizes in which its images will be wanted.
+Sizes = Callable[[str, str], set[transforms.Resize | None]]
 # Images between two lines of a log that say how far the looking is.
 _SAY_EVERY = 1000
 
@@ -31,13 +31,13 @@ _opened: dict[str, list[Task]] = {}
 
 
 def load_all(
-  config: ml_collections.ConfigDict, sides: Sides = lambda task, part: set()
+  config: ml_collections.ConfigDict, sizes: Sizes = lambda task, part: set()
 ) -> list[Task]:
   """Opens every task of a config and looks at its images; the phases of a run that come later find them as they are.
 
   Args:
     config: the whole config.
-    sides: what `sides_of` gives, so that each image need not be decoded again.
+    sizes: what `sizes_of` gives, so that each image need not be decoded again.
 
   Raises:
     ValueError: there is none, or one that does not serve; images that cannot be decoded, on any host.
@@ -51,7 +51,7 @@ def load_all(
     forget()
     looking = _Looking()
     found = opening.open_tasks(
-      config.tasks, config.data_dir, config.seed, config.image.undecodable, sides, _of_all_hosts, looking.begin,
+      config.tasks, config.data_dir, config.seed, config.image.undecodable, sizes, _of_all_hosts, looking.begin,
     )  # fmt: skip
     looking.end()
     _refuse_other_images(found)
@@ -79,13 +79,13 @@ def let_go(config: ml_collections.ConfigDict, name: str) -> None:
       dataset.memory.clear()
 
 
-def sides_of(
+def sizes_of(
   config: ml_collections.ConfigDict,
   candidates: Sequence[pool.Member],
   settings: Mapping[str, Any],
   selects: bool = False,
-) -> Sides:
-  """The sides that the images of a task are resized to, for what selection and fine-tuning will want of them.
+) -> Sizes:
+  """The sizes of a task's images that selection and fine-tuning will want of them.
 
   Args:
     config: the whole config.
@@ -95,35 +95,41 @@ def sides_of(
   """
   tunes = {'transfer', 'dat'} & set(config.phases)
 
-  def sides(name: str, part: str) -> set[int]:
+  def sizes(name: str, part: str) -> set[transforms.Resize | None]:
     found = set()
     for member in candidates:
-      size, resize = embed.preprocessing(member, settings)
-      if selects and size and part != 'test':
-        found.add(views.eval_transform(size, resize).side)
+      view = embed.preprocessing(member, settings)
+      if selects and view.size and part != 'test':
+        found.add(views.eval_transform(view).first)
       if tunes and member.trainable:
-        image = config.image.copy_and_resolve_references()
-        size, resize = resolution(config, member, settings, name)
-        image.update(size=size, resize=resize)
-        found.add(views.task_transform(size).side)
+        image = sized(config, member, settings, name).image
+        found.add(views.task_transform(image).first)
         if part != 'test':
-          found.add(views.train_transform(image, config.transfer).side)
+          found.add(views.train_transform(image, config.transfer).first)
     return found
 
-  return sides
+  return sizes
 
 
-def resolution(
+def sized(
   config: ml_collections.ConfigDict,
   member: pool.Member,
   settings: Mapping[str, Any],
   task: str = '',
-) -> tuple[int, int]:
-  """(size, resize) of the images that a model is fine-tuned on: those that it was trained on, or the task's own."""
-  size, resize = embed.preprocessing(member, settings)
+) -> ml_collections.ConfigDict:
+  """The config for a pool's model: `image` as it was trained on, of that size or of the task's own."""
+  view = embed.preprocessing(member, settings)
+  size, resize = view.size, view.resize or view.size
   if task and config.tasks[task].size:
     size, resize = config.tasks[task].size, config.tasks[task].resize
-  return size, resize or size
+  config = config.copy_and_resolve_references()
+  config.image.update(
+    size=size,
+    resize=resize or size,
+    interpolation=view.interpolation,
+    antialias=view.antialias,
+  )
+  return config
 
 
 def group(data: str) -> str:

@@ -33,7 +33,7 @@ class Images:
     self,
     name: str,
     count: int,
-    decode: Callable[[int, int], np.ndarray],
+    decode: Callable[[network.View], np.ndarray],
     fingerprint: str = '',
     rows: np.ndarray | None = None,
     whole: int = 0,
@@ -44,8 +44,7 @@ class Images:
     Args:
       name: of the task; precomputed embeddings are found by it.
       count: how many.
-      decode: (size, resize) -> uint8 [N, size, size, 3]: resized to `resize` and cropped to the centre, or resized to
-        `size` where `resize` is 0.
+      decode: a network's view -> uint8 [N, size, size, 3], as it wants to see the images.
       fingerprint: of the data source and the images' indices: another one for other images. Without it they are told
         apart by their pixels, and so decoded even if every model is cached.
       rows: where they are among all images of the task, which tables of embeddings hold; None: they are all of them.
@@ -58,17 +57,18 @@ class Images:
     self._decode, self._fingerprint, self._folder = decode, fingerprint, folder
     self._held = {}
 
-  def pixels(self, size: int, resize: int) -> np.ndarray:
-    """uint8 [N, size, size, 3]; those of the last size are held."""
-    if (size, resize) not in self._held:
+  def pixels(self, view: network.View) -> np.ndarray:
+    """uint8 [N, size, size, 3]; those of the last view are held."""
+    if view not in self._held:
       self._held = {}
-      pixels = self._decode(size, resize)
-      if pixels.shape != (self.count, size, size, 3) or pixels.dtype != np.uint8:
+      pixels = self._decode(view)
+      expected = self.count, view.size, view.size, 3
+      if pixels.shape != expected or pixels.dtype != np.uint8:
         raise ValueError(
-          f'images of {self.name!r} are {pixels.dtype} {pixels.shape}, not uint8 ({self.count}, {size}, {size}, 3)'
+          f'images of {self.name!r} are {pixels.dtype} {pixels.shape}, not uint8 {expected}'
         )
-      self._held[size, resize] = self._keep(pixels) if self._folder else pixels
-    return self._held[size, resize]
+      self._held[view] = self._keep(pixels) if self._folder else pixels
+    return self._held[view]
 
   def _keep(self, pixels: np.ndarray) -> np.ndarray:
     """The same, in a file; a file of before is another one, which may still be read."""
@@ -77,11 +77,11 @@ class Images:
       file.flush()
       return np.load(file.name, mmap_mode='r')
 
-  def identity(self, size: int, resize: int) -> str:
+  def identity(self, view: network.View) -> str:
     """Equal for equal images."""
     if self._fingerprint:
       return f'{self._fingerprint} {self.count}'
-    return hashlib.sha256(np.ascontiguousarray(self.pixels(size, resize))).hexdigest()
+    return hashlib.sha256(np.ascontiguousarray(self.pixels(view))).hexdigest()
 
   def take(self, indices: np.ndarray) -> 'Images':
     """Some of the images, in this order; these and all of them are decoded once."""
@@ -92,7 +92,7 @@ class Images:
     return Images(
       self.name,
       len(indices),
-      lambda size, resize: self.pixels(size, resize)[indices],
+      lambda view: self.pixels(view)[indices],
       known if self._fingerprint else '',
       indices if self.rows is None else self.rows[indices],
       self.whole,
@@ -168,11 +168,11 @@ def embed_pool(
     ValueError: weights that differ from the pool's hash, a model that fails, or whose embeddings have a wrong shape;
       one line that names the model.
   """
-  by_size = {}
+  by_view = {}
   for member in members:
-    by_size.setdefault(preprocessing(member, settings), []).append(member)
-  for (size, resize), part in by_size.items():
-    run = _Run(folder, size, resize, settings, batch_size, kept, with_logits)
+    by_view.setdefault(preprocessing(member, settings), []).append(member)
+  for view, part in by_view.items():
+    run = _Run(folder, view, settings, batch_size, kept, with_logits)
     yield from run.embed(part, tasks)
   if kept:
     logging.info(
@@ -181,14 +181,17 @@ def embed_pool(
     )  # fmt: skip
 
 
-def preprocessing(member: pool.Member, settings: Mapping[str, Any]) -> tuple[int, int]:
-  """(size, resize) of the images that a model takes, resize 0 for no crop; (0, 0) if it takes none."""
+def preprocessing(member: pool.Member, settings: Mapping[str, Any]) -> network.View:
+  """How a model wants to see images; of size 0 if it takes none."""
   if member.kind == 'embeddings':
-    return 0, 0
+    return network.View(0)
   own = member.size is not None
   size = member.size if own else settings['size']
   resize = (member.resize if own else settings.get('resize')) or 0
-  return size, resize if resize > size else 0
+  crops = resize > size or (resize and member.keep_aspect)
+  return network.View(
+    size, resize if crops else 0, member.interpolation, member.antialias, member.keep_aspect
+  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,8 +211,7 @@ class _Run:
   """
 
   folder: str
-  size: int
-  resize: int
+  view: network.View
   settings: Mapping[str, Any]
   batch_size: int
   kept: cache.Cache | None
@@ -245,9 +247,12 @@ class _Run:
     contents = {member.name: self._content(member) for member in members}
     if not any(contents.values()):
       return {name: [None] * len(tasks) for name in contents}
-    images = [task.identity(self.size, self.resize) for task in tasks]
+    images = [task.identity(self.view) for task in tasks]
+    # The usual way to resize is not named, as it was not when there was no other.
+    size, resize, *how = self.view
+    how = how if how != [*network.View(0)[2:]] else []
     return {
-      name: [content and cache.key(*content, self.size, self.resize, one) for one in images]
+      name: [content and cache.key(*content, size, resize, *how, one) for one in images]
       for name, content in contents.items()
     }
 
@@ -271,7 +276,7 @@ class _Run:
       compute = kind.family.load(first, self.folder, self.batch_size)
 
       def by_itself(task):
-        embeddings, logits = compute(task, self.size, self.resize)
+        embeddings, logits = compute(task, self.view)
         return embeddings[None], [logits]
 
       return _Loaded(by_itself, [None])
@@ -290,8 +295,8 @@ class _Run:
     if held and held[0].sharding.mesh == mesh:
       return held
     self.placed.pop(task, None)
-    batches = networks.batches(mesh, task.pixels(self.size, self.resize), self.batch_size)
-    each = self.size**2 * 3 / mesh.shape['data']
+    batches = networks.batches(mesh, task.pixels(self.view), self.batch_size)
+    each = self.view.size**2 * 3 / mesh.shape['data']
     if (sum(one.count for one in self.placed) + task.count) * each > _room():
       return batches
     self.placed[task] = list(batches)

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experts.models import adapters, kinds, ours
-from experts.models.network import Network, Params
+from experts.models.network import Network, Params, own
 from experts.selection import pool
 
 # Batches that the device has before it: one that it computes, one that is copied to it meanwhile.
@@ -88,13 +88,13 @@ def load_unit(
     loaded = [shared] * len(unit)
   else:
     loaded = [family.load(member, folder) for member in unit]
-    params = {'backbone': _stack([trees['backbone'] for trees in loaded])}
-  places = placement('bank' in params)
+    params = _stack([own(trees) for trees in loaded])
+  places = placement(params)
   placed = {
     name: jax.device_put(params[name], NamedSharding(mesh, spec)) for name, spec in places.items()
   }
   described = {'dtype': 'auto'} | dict(settings)
-  network = family.build(family.describe(described, loaded[0]))
+  network = family.build(family.describe(first, described, loaded[0]))
   return network, placed, [trees.get('head') for trees in loaded]
 
 
@@ -104,9 +104,11 @@ def _stack(trees: Sequence[Params]) -> Params:
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
-def placement(bank: bool) -> dict[str, P]:
+def placement(params: Params) -> dict[str, P]:
   """Where a unit's parameters lie on the mesh: models and adapters are spread, a shared backbone is everywhere."""
-  return {'backbone': P(), 'bank': P('population')} if bank else {'backbone': P('population')}
+  if 'bank' in params:
+    return {'backbone': P(), 'bank': P('population')}
+  return dict.fromkeys(params, P('population'))
 
 
 def batches(mesh: Mesh, pixels: np.ndarray, batch_size: int) -> Iterator[jax.Array]:
@@ -167,15 +169,14 @@ def make_program(network: Network, mesh: Mesh) -> jax.stages.Wrapped:
     return network.embed_bank(params['backbone'], params['bank'], images)
 
   def of_network(params, images):
-    backbone = jax.tree.map(lambda leaf: leaf[0], params['backbone'])
-    return network.forward({'backbone': backbone}, images)[1][None]
+    return network.forward(jax.tree.map(lambda leaf: leaf[0], params), images)[1][None]
 
   def program(params, images):
     bank = 'bank' in params
     return jax.shard_map(
       of_bank if bank else of_network,
       mesh=mesh,
-      in_specs=(placement(bank), P('data')),
+      in_specs=(placement(params), P('data')),
       out_specs=P('population', 'data'),
     )(params, images)
 

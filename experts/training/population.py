@@ -103,8 +103,14 @@ def stack(trees: Sequence[Tree]) -> Tree:
 
 
 def repeat(tree: Tree, members: int) -> Tree:
-  """Gives every member the same tree, along a new leading axis, without copying on the host."""
-  return jax.tree.map(lambda x: np.broadcast_to(np.asarray(x), (members, *np.shape(x))), tree)
+  """Gives every member the same tree, or shapes, along a new leading axis, without copying on the host."""
+
+  def one(leaf):
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+      return jax.ShapeDtypeStruct((members, *leaf.shape), leaf.dtype)
+    return np.broadcast_to(np.asarray(leaf), (members, *np.shape(leaf)))
+
+  return jax.tree.map(one, tree)
 
 
 def create_state(population: Population, mesh: jax.sharding.Mesh, trained: Tree) -> State:

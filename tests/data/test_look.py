@@ -8,7 +8,7 @@ import pytest
 
 from experts.data import batches, look
 from experts.data.dataset import UndecodableImage, from_arrays
-from experts.data.transforms import Transform
+from experts.data.transforms import Resize, Transform
 
 LARGE = 2**30
 
@@ -56,7 +56,7 @@ def _held(data, room=LARGE):
 def test_what_is_held_gives_the_same_batches_and_is_not_decoded_again(transform):
   data, reads = _counted(_images())
   held = _held(data)
-  look.look(held, np.arange(9), {transform.side})
+  look.look(held, np.arange(9), {transform.first})
   assert set(reads.values()) == {1}
   assert len(reads) == 9
 
@@ -78,14 +78,14 @@ def test_what_is_held_gives_the_same_batches_and_is_not_decoded_again(transform)
 def test_other_sides_and_images_are_decoded():
   data, reads = _counted(_images())
   held = _held(data)
-  look.look(held, np.array([1, 3]), {8})
-  np.testing.assert_array_equal(held.resized(3, 12), data.resized(3, 12))
-  np.testing.assert_array_equal(held.resized(2, 8), data.resized(2, 8))
-  assert held.memory.missing(np.array([3, 2, 1]), 8).tolist() == [2]
+  look.look(held, np.array([1, 3]), {Resize(8)})
+  np.testing.assert_array_equal(held.resized(3, Resize(12)), data.resized(3, Resize(12)))
+  np.testing.assert_array_equal(held.resized(2, Resize(8)), data.resized(2, Resize(8)))
+  assert held.memory.missing(np.array([3, 2, 1]), Resize(8)).tolist() == [2]
   before = sum(reads.values())
-  look.look(held, np.array([2]), {8})
-  np.testing.assert_array_equal(held.resized(2, 8), data.resized(2, 8))
-  np.testing.assert_array_equal(held.resized(1, 8), data.resized(1, 8))
+  look.look(held, np.array([2]), {Resize(8)})
+  np.testing.assert_array_equal(held.resized(2, Resize(8)), data.resized(2, Resize(8)))
+  np.testing.assert_array_equal(held.resized(1, Resize(8)), data.resized(1, Resize(8)))
   assert sum(reads.values()) == before + 3
 
 
@@ -93,15 +93,15 @@ def test_what_does_not_fit_is_looked_at_and_not_held():
   data, _ = _counted(_images())
   # The nine at 8 pixels take 1,728 bytes; at 12, 3,888.
   held = _held(data, 1728 + 3887)
-  seen = look.look(held, np.arange(9), {8, 12})
+  seen = look.look(held, np.arange(9), {Resize(8), Resize(12)})
   assert len(seen.prints) == 9
-  assert held.memory.holds(np.arange(9), 8)
-  assert not held.memory.holds(np.arange(9), 12)
-  assert held.memory.fits(np.arange(8), 12)
-  assert not held.memory.fits(np.arange(9), 12)
+  assert held.memory.holds(np.arange(9), Resize(8))
+  assert not held.memory.holds(np.arange(9), Resize(12))
+  assert held.memory.fits(np.arange(8), Resize(12))
+  assert not held.memory.fits(np.arange(9), Resize(12))
   held.memory.clear()
-  assert held.memory.fits(np.arange(9), 12)
-  np.testing.assert_array_equal(held.resized(1, 8), data.resized(1, 8))
+  assert held.memory.fits(np.arange(9), Resize(12))
+  np.testing.assert_array_equal(held.resized(1, Resize(8)), data.resized(1, Resize(8)))
 
 
 def test_all_faults_are_found_also_of_files_that_cannot_be_read():
@@ -112,7 +112,7 @@ def test_all_faults_are_found_also_of_files_that_cannot_be_read():
   }
   data, _ = _counted(_images(), bad)
   ticks = []
-  seen = look.look(_held(data), np.arange(9), {8}, lambda: ticks.append(1))
+  seen = look.look(_held(data), np.arange(9), {Resize(8)}, lambda: ticks.append(1))
   assert seen.faults == {
     1: 'file1.jpg: is empty',
     4: 'file4.jpg: cannot be read (Permission denied)',

@@ -36,11 +36,14 @@ class Patches:
     return {'backbone': {'kernel': kernel}, 'head': jax.eval_shape(lambda: network.head(self.dimension, classes))}
 
 
+find = network.as_given
+
+
 def load(member, folder):
   return weights.load(os.path.join(folder, member.weights))
 
 
-def describe(settings, params):
+def describe(member, settings, params):
   return {'kind': 'toy', 'width': params['backbone']['kernel'].shape[1]}
 
 
@@ -115,7 +118,15 @@ def test_a_new_kind_is_ranked_fine_tuned_and_classifies(toys, data_dir, run_main
     with np.load(toys / f'{width}.npz') as first:
       # All of it was trained, not the head alone, which starts at zero and passes little on.
       assert (tuned['backbone/kernel'] != first['backbone/kernel']).mean() > 0.5
-  assert described['network'] == {'kind': 'toy', 'width': width, 'size': 16, 'resize': 16}
+  assert described['network'] == {
+    'kind': 'toy',
+    'width': width,
+    'size': 16,
+    'resize': 16,
+    'interpolation': 'bilinear',
+    'antialias': False,
+    'keep_aspect': False,
+  }
 
   config.write_text(f'{_LINE}from configs.predict import get_config\n')
   images = f'--config.images={data_dir}/task/test'

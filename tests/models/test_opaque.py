@@ -34,7 +34,7 @@ def test_a_saved_model_sees_images_from_0_to_1(tmp_path):
   tf.saved_model.save(module, str(tmp_path / 'called'))
   tf.saved_model.save(served, str(tmp_path / 'served'), {'serving_default': served.serve})
   pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), np.uint8)
-  task = embed.Images('a', 10, lambda size, resize: pixels)
+  task = embed.Images('a', 10, lambda view: pixels)
   for name in ('called', 'served'):
     joining.add(tmp_path / 'pool.json', name, 'saved_model', tmp_path / name, size=16)
   members = pool.read(tmp_path / 'pool.json')

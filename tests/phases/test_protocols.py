@@ -102,12 +102,12 @@ def test_a_task_is_trained_and_tested_on_the_whole_image_however_upstream_was_cr
   config.image.update(size=16, resize=20)
   trained = views.train_transform(config.image, config.transfer)(image)
   np.testing.assert_array_equal(trained, cv2.resize(image, (16, 16)))
-  np.testing.assert_array_equal(trained, views.task_transform(16)(image))
-  assert not np.array_equal(trained, views.eval_transform(16, 20)(image))
+  np.testing.assert_array_equal(trained, views.task_transform(config.image)(image))
+  assert not np.array_equal(trained, views.eval_transform(views.of_config(config.image))(image))
   # Chance crops in training, of natural six, but not where they are tested.
   section = natural6.get_config('pets').transfer
   assert views.train_transform(config.image, section).random
-  np.testing.assert_array_equal(views.task_transform(16)(image), trained)
+  np.testing.assert_array_equal(views.task_transform(config.image)(image), trained)
 
 
 def test_trials_read_back_are_those_that_were_written(tmp_path):

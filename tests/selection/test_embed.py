@@ -12,6 +12,7 @@ import pytest
 
 from experts.models import resnet, weights
 from experts.models.kinds import KINDS
+from experts.models.network import View
 from experts.selection import cache, embed, halving, pool
 from experts.selection.ahead import one_ahead, read_ahead
 from experts.selection.pool import joining
@@ -91,7 +92,8 @@ class _Decoder:
   def __init__(self, seed=0):
     self.calls, self._seed = [], seed
 
-  def __call__(self, size, resize):
+  def __call__(self, view):
+    size, resize = view[:2]
     self.calls.append((size, resize))
     rng = np.random.default_rng(self._seed)
     return rng.integers(0, 256, (_COUNT, size, size, 3), np.uint8)
@@ -127,7 +129,7 @@ def _expect(folder, member, task):
   """(embeddings, logits), computed for one model by itself."""
   if member.kind == 'embeddings':
     return np.load(folder / 'table.npz')[task.name].astype(np.float32), None
-  pixels = task.pixels(member.size or _SIZE, 0)
+  pixels = task.pixels(View(member.size or _SIZE))
   if member.kind == 'callable':
     return np.stack([pixels.mean((1, 2, 3)), pixels.std((1, 2, 3))], 1), None
   trees = KINDS[member.kind].family.load(member, str(folder))
@@ -259,7 +261,7 @@ def test_a_callable_may_bring_probabilities(folder):
   decoders, tasks = _tasks('a')
   (found,) = embed.embed_pool([member], str(folder), tasks, _SETTINGS, 4, with_logits=True)
   assert own_functions.calls == [(4, 16, 16, 3), (4, 16, 16, 3), (2, 16, 16, 3)]
-  mean = tasks[0].pixels(16, 0).mean((1, 2, 3)) / 255
+  mean = tasks[0].pixels(View(16)).mean((1, 2, 3)) / 255
   np.testing.assert_allclose(found.source(0), np.stack([mean, 1 - mean], 1), rtol=1e-5)
 
 
@@ -502,10 +504,10 @@ def test_images_of_many_tasks_wait_on_disk(folder, tmp_path):
     for task, decoder in zip(held, decoders, strict=True)
   ]
   for mine, theirs in zip(waiting, held, strict=True):
-    assert isinstance(mine.pixels(_SIZE, 0), np.memmap)
-    np.testing.assert_array_equal(mine.pixels(_SIZE, 0), theirs.pixels(_SIZE, 0))
-    part = mine.take(np.array([7, 2])).pixels(_SIZE, 0)
-    np.testing.assert_array_equal(part, theirs.pixels(_SIZE, 0)[[7, 2]])
+    assert isinstance(mine.pixels(View(_SIZE)), np.memmap)
+    np.testing.assert_array_equal(mine.pixels(View(_SIZE)), theirs.pixels(View(_SIZE)))
+    part = mine.take(np.array([7, 2])).pixels(View(_SIZE))
+    np.testing.assert_array_equal(part, theirs.pixels(View(_SIZE))[[7, 2]])
   # Once for those on disk and once for those in memory.
   assert [len(decoder.calls) for decoder in decoders] == [2, 2]
   assert not list(tmp_path.iterdir())

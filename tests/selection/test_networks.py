@@ -49,7 +49,7 @@ def test_devices_share_models_and_images(devices, groups, bank):
   mesh = make_mesh(groups, jax.devices()[:devices])
   placed = {
     name: jax.device_put(params[name], NamedSharding(mesh, spec))
-    for name, spec in networks.placement(bank).items()
+    for name, spec in networks.placement(params).items()
   }
   pixels = np.random.default_rng(0).integers(0, 256, (10, 16, 16, 3), np.uint8)
   found = networks.embed(ours.Network(_NET), mesh, placed, networks.batches(mesh, pixels, 4), 10)

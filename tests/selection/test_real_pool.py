@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from experts.data import batches, sources
+from experts.models.network import View
 from experts.runs import views
 from experts.selection import cache, embed, knn, pool
 
@@ -33,7 +34,7 @@ def folder(tmp_path):
 def _photographs(size: int, number: int = 20) -> tuple[np.ndarray, np.ndarray]:
   flowers = sources.open_dataset(f'images:{_SHARED}/data/flowers5/flowers5-sub.tar.gz', 'train')
   indices = np.linspace(0, len(flowers) - 1, number).astype(int)
-  held = batches.in_memory(flowers, indices, views.eval_transform(size, 0))
+  held = batches.in_memory(flowers, indices, views.eval_transform(View(size)))
   return np.stack([held.image(i) for i in range(number)]), flowers.labels[indices]
 
 
@@ -91,9 +92,9 @@ def test_models_of_several_sizes_rank_a_task_and_the_cache_needs_them_no_more(fo
   found = real_pool.make_pool(folder, folder / 'pool.json')
   labels, decoded = _photographs(128, 100)[1], []
 
-  def decode(size, resize):
-    decoded.append(size)
-    return _photographs(size, 100)[0]
+  def decode(view):
+    decoded.append(view.size)
+    return _photographs(view.size, 100)[0]
 
   def run():
     task, kept = embed.Images('flowers', 100, decode, 'five flowers'), cache.Cache(folder / 'kept')
@@ -114,7 +115,7 @@ def test_models_of_several_sizes_rank_a_task_and_the_cache_needs_them_no_more(fo
 def test_a_folder_that_is_not_named_is_asked_for(folder, monkeypatch):
   (found, _) = real_pool.make_pool(folder, folder / 'pool.json')
   monkeypatch.delenv('LITERT_MODELS', raising=False)
-  task = embed.Images('a', 2, lambda size, resize: np.zeros((2, size, size, 3), np.uint8))
+  task = embed.Images('a', 2, lambda view: np.zeros((2, view.size, view.size, 3), np.uint8))
   with pytest.raises(ValueError, match=r'v1-0\.25-128.*LITERT_MODELS must name the folder'):
     list(embed.embed_pool([found], '', [task], {}, 2))
 

@@ -1,1 +1,153 @@
-"""Networks of timm as pure functions; no torch."""
+"""Networks of timm as networks of a pool: pure functions, without torch.
+
+A member names its architecture and, where they differ from timm's, the arguments of its class; its weights are timm's own
+files. Statistics of batch normalisation stay as they are.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from experts.models import network, weights
+from experts.models.timm import architectures, published, states, tensors
+from experts.models.timm.network import Network
+
+Params = network.Params
+
+find = published.find
+# Of the names in a message.
+_NAMED = 6
+
+
+def load(member: Any, folder: str) -> Params:
+  """Reads a member's trees, and checks them against its architecture and hash.
+
+  Raises:
+    FileNotFoundError: no such file.
+    ValueError: weights of another network, or not those that the pool lists; one line.
+  """
+  described = _described(member)
+  trees = _read(member, folder)
+  if why := mismatch(described, trees):
+    raise ValueError(f'model {member.name!r}: {member.weights}: {why}')
+  if member.hash and member.hash != _hash(described, trees):
+    raise ValueError(
+      f'{member.weights}: not the weights or settings that the pool lists for {member.name!r} (hashes differ); add the '
+      'model anew'
+    )
+  return trees
+
+
+def describe(member: Any, settings: Mapping[str, Any], params: Params) -> dict[str, Any]:
+  """What `build` needs; activations are of the dtype that the settings name, if any."""
+  del params
+  return {**_described(member), 'dtype': settings.get('dtype', 'auto')}
+
+
+def build(description: Mapping[str, Any], platform: str | None = None) -> Network:
+  """The network that a description stands for, on this machine or the named platform."""
+  family, settings = architectures.find(description['architecture'], description['arguments'])
+  dtype = network.compute_dtype(description.get('dtype', 'auto'), platform)
+  return Network(
+    family, settings, tuple(description['mean']), tuple(description['std']), jnp.dtype(dtype)
+  )
+
+
+def mismatch(description: Mapping[str, Any], params: Params) -> str:
+  """Why parameters are not of the described network, in one line; empty if they are."""
+  flat = lambda trees: {
+    '/'.join(key): tuple(leaf.shape) for key, leaf in traverse_util.flatten_dict(trees).items()
+  }
+  needed = flat(network.own(build(description).shapes(1)))
+  found = flat(network.own(params))
+  problems = {
+    'missing': [name for name in needed if name not in found],
+    'left over': [name for name in found if name not in needed],
+    'of another shape': [
+      f'{name} {found[name]} instead of {shape}'
+      for name, shape in needed.items()
+      if name in found and found[name] != shape
+    ],
+  }
+  if not any(problems.values()):
+    return ''
+  said = '; '.join(f'{what}: {_listed(names)}' for what, names in problems.items() if names)
+  family, settings = architectures.find(description['architecture'], description['arguments'])
+  state = tensors.to_state(params, family.head(settings))
+  return (
+    f'not a {description["architecture"]}: {said}; they look like {architectures.looks_like(state)}'
+  )
+
+
+def examine(
+  member: Any, folder: str, settings: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What its weights tell of a member that joins a pool, whose 'model' stays as it is.
+
+  Raises:
+    ValueError: it does not say what network it is, or images of its size cannot be taken.
+  """
+  missing = [name for name in ('architecture', 'size', 'mean', 'std') if not getattr(member, name)]
+  if missing:
+    raise ValueError(
+      f'{member.name}: say its {", ".join(missing)}: a file of tensors does not tell them (a folder or repository with '
+      'config.json does)'
+    )
+  described = _described(member)
+  one = build({**described, 'dtype': 'float32'})
+  if why := one.family.fault(one.settings, member.size):
+    raise ValueError(f'{member.name}: images of {member.size} pixels: {why}')
+  trees = load(member, folder)
+  found = {
+    'hash': _hash(described, trees),
+    'parameters': sum(leaf.size for leaf in jax.tree.leaves(trees['backbone'])),
+    'dimension': one.dimension,
+    'gflops': round(_operations(one, network.own(trees), member.size) / 1e9, 3),
+  }
+  return found, dict(settings)
+
+
+def _described(member) -> dict[str, Any]:
+  return {
+    'kind': 'timm',
+    'architecture': member.architecture.partition('.')[0],
+    'arguments': member.arguments or {},
+    'mean': list(member.mean),
+    'std': list(member.std),
+  }
+
+
+def _read(member, folder) -> Params:
+  path = os.path.join(folder, member.weights)
+  state = states.read(path)
+  family, settings = architectures.find(member.architecture, member.arguments or {})
+  trees = tensors.to_trees(state, family.head(settings))
+  if (head := trees.get('head')) and 'kernel' in head:
+    head.setdefault('bias', np.zeros(head['kernel'].shape[1], np.float32))
+  return trees
+
+
+def _hash(described, trees) -> str:
+  """Of the weights, and of what makes another function of them."""
+  content = [weights.content_hash(trees), described]
+  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _operations(one: Network, trees, size: int) -> float:
+  """Of one image's embedding, as the compiler counts them before it optimises."""
+  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
+  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trees)
+  cost = jax.jit(one.forward).lower(shapes, images).cost_analysis()
+  return cost['flops']
+
+
+def _listed(names) -> str:
+  more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
+  return ', '.join(names[:_NAMED]) + more

@@ -29,7 +29,7 @@ class Member:
   Attributes:
     name: unique in the pool.
     kind: `random` (initialised, never trained), `baseline`, `checkpoint` (the baseline, before its training ended), `full`
-      or `adapter` expert; `bit` (published weights), `saved_model` (of TensorFlow, images in [0, 1] -> [B, D]), `callable`
+      or `adapter` expert; `bit` (published weights), `timm` (networks of timm), `saved_model` (of TensorFlow, images in [0, 1] -> [B, D]), `callable`
       (Python: uint8 images [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]),
       `embeddings` (computed elsewhere).
     upstream: data set it was trained on; empty for a random network.
@@ -48,6 +48,16 @@ class Member:
     imagenet_accuracy: top-1 in [0, 1] if known.
     size: side of the images it takes, pixels; None: that of the pool's 'model'.
     resize: side before the central crop, with a `size` of its own; None: no crop.
+    interpolation: how its images are resized, of `data.transforms.INTERPOLATIONS`.
+    antialias: whether a pixel of a smaller image is made of all that it covers.
+    keep_aspect: whether the shorter side becomes `resize`, instead of both.
+    architecture: of a `timm` network, its name there.
+    arguments: of a `timm` network, what timm's class is given besides, such as {'pad_type': 'same'}.
+    mean: of the channels of a `timm` network's images in [0, 1], which is subtracted.
+    std: of those channels, by which is divided.
+    licence: under which its weights may be used, as their publisher names it; None if unknown.
+    gflops: 10⁹ operations of one image's embedding, multiplications and additions counted each.
+    class_names: of its head's outputs, where its publisher says them.
   """
 
   name: str
@@ -66,6 +76,16 @@ class Member:
   imagenet_accuracy: float | None = None
   size: int | None = None
   resize: int | None = None
+  interpolation: str = 'bilinear'
+  antialias: bool = False
+  keep_aspect: bool = False
+  architecture: str | None = None
+  arguments: dict | None = None
+  mean: list | None = None
+  std: list | None = None
+  licence: str | None = None
+  gflops: float | None = None
+  class_names: list | None = None
 
   @property
   def role(self) -> str:

@@ -1,7 +1,8 @@
-"""How a model joins a pool: what its weights tell of it is read from them."""
+"""How models join a pool: what their weights tell of them is read from them."""
 
 import dataclasses
 import os
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experts.models import kinds
@@ -25,33 +26,71 @@ def add(
     path: of the pool file.
     name: of the model.
     kind: of `models.kinds.KINDS`.
-    source: weights file or folder, or a callable's module:function.
+    source: weights file or folder, a callable's module:function, or what else the kind finds weights by.
     backbone: weights file of an adapter expert's baseline.
     parameters: number of them, where the weights do not tell: callables, embeddings, SavedModels of constants.
-    **known: other fields of `pool.Member`.
+    **known: other fields of `pool.Member`; those that are None are as published, or unknown.
 
   Raises:
     FileNotFoundError: no such weights.
     ValueError: the pool has such a name, the weights do not fit the kind, or something must be said that they do not
       tell.
   """
+  given = dict(known, name=name, kind=kind, source=source, backbone=backbone, parameters=parameters)
+  ((member, _),) = add_all(path, [given])
+  return member
+
+
+def add_all(
+  path: str | os.PathLike,
+  models: Sequence[Mapping[str, Any]],
+  tell: Callable[[pool.Member], None] = lambda member: None,
+) -> list[tuple[pool.Member, bool]]:
+  """Adds models to a pool file: all of them, or where one is at fault none.
+
+  Args:
+    path: of the pool file.
+    models: the arguments of `add` for each.
+    tell: called with each as soon as it was examined.
+
+  Returns:
+    The members; and of each whether it was there already, under its name and with the same content.
+
+  Raises:
+    FileNotFoundError: as `add`.
+    ValueError: as `add`.
+  """
   members, settings = [], {}
   if os.path.exists(path):
     members, settings = pool.read(path), pool.read_model(path)
   folder = os.path.dirname(os.path.abspath(path))
+  there = {member.name: member for member in members}
+  found = []
+  for given in models:
+    member, settings = _examined(folder, settings, **given)
+    old = there.get(member.name)
+    same = old is not None and len(models) > 1 and old.hash == member.hash
+    found.append((member, same))
+    tell(member)
+  pool.write(path, [*members, *(member for member, same in found if not same)], settings)
+  return found
+
+
+def _examined(folder, settings, *, kind, source, backbone=None, parameters=None, **known):
+  """A member as its weights and what is published with them tell it, and the pool's 'model' from then on."""
+  family = kinds.KINDS[kind].family
+  source, published = family.find(source)
+  # What is said goes before what is published.
+  known = {**published, **{name: value for name, value in known.items() if value is not None}}
   here = lambda file: file and os.path.relpath(os.path.abspath(file), folder)
   member = pool.Member(
-    name=name,
     kind=kind,
     weights=source if kind == 'callable' else here(source),
     backbone=here(backbone),
     parameters=parameters or 0,
     **{'upstream': '', 'slice': None, 'images': 0, 'dimension': 0, 'hash': ''} | known,
   )
-  family = kinds.KINDS[kind].family
   found, settings = family.examine(member, folder, settings)
   if parameters is None and 'parameters' not in found:
     found['parameters'] = family.count(member, folder)
-  member = dataclasses.replace(member, **found)
-  pool.write(path, [*members, member], settings)
-  return member
+  return dataclasses.replace(member, **found), settings
