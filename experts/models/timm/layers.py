@@ -119,6 +119,16 @@ def layer_norm(
   return out.astype(x.dtype)
 
 
+def group_norm(scope: Scope, x: jax.Array, groups: int = 32, epsilon: float = 1e-5) -> jax.Array:
+  """Normalises each image's groups of channels over the map; moments are float32."""
+  channels = x.shape[-1]
+  wide = x.astype(jnp.float32).reshape(*x.shape[:-1], groups, channels // groups)
+  mean = wide.mean((1, 2, 4), keepdims=True)
+  variance = jnp.square(wide - mean).mean((1, 2, 4), keepdims=True)
+  out = ((wide - mean) * jax.lax.rsqrt(variance + epsilon)).reshape(x.shape)
+  return (out * scope.param('scale', channels) + scope.param('bias', channels)).astype(x.dtype)
+
+
 def max_pool(x: jax.Array, size: int = 3, stride: int = 2, padding: str | int = 1) -> jax.Array:
   """The maximum of windows; what lies outside the map is less than anything in it."""
   pads = _pads(x.shape[1:3], (size, size), stride, padding)

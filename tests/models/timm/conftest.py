@@ -62,7 +62,7 @@ def _shapes(family, settings, side: int) -> dict[str, tuple[int, ...]]:
   """The names and shapes, as timm has them, that a family's network asks for, the classifier's left out."""
   scope = Scope(None)
   jax.eval_shape(lambda x: family.embed(settings, scope, x), jnp.zeros((1, side, side, 3)))
-  make = lambda leaf: np.broadcast_to(np.float32(0), leaf.shape)
+  make = lambda leaf: np.broadcast_to(np.int8(0), leaf.shape)
   state = tensors.to_state(jax.tree.map(make, scope.noted), 'head')
   return {name: value.shape for name, value in state.items()}
 
@@ -80,7 +80,10 @@ def _compare(family, architecture: str, side: int, **arguments) -> tuple[float, 
     embedding = family.embed(settings, Scope({**trees, 'backbone': backbone}), jnp.asarray(images))
     return jnp.square(embedding).sum(), embedding
 
-  (_, found), gradient = jax.jit(jax.value_and_grad(ours, has_aux=True))(trees['backbone'])
+  # To compile takes longer than all else.
+  options = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
+  both = jax.jit(jax.value_and_grad(ours, has_aux=True), compiler_options=options)
+  (_, found), gradient = both(trees['backbone'])
   theirs = model.forward_head(
     model.forward_features(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())), pre_logits=True
   )
