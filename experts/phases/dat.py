@@ -39,7 +39,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
   path = candidates.pool_path(config, workdir)
   settings, folder = pool.read_model(path), os.path.dirname(path)
   known = _baseline(path)
-  config = tasks.sized(known, settings, config)
+  config = tasks.sized(config, known, settings)
   network = ours.build(settings)
   train, test, hierarchy = upstream_data.open_data(config)
   loaded = tasks.load_all(config, tasks.sizes_of(config, [known], settings, selects=True))
@@ -95,7 +95,7 @@ def _fine_tune(config, workdir, board, baseline: pool.Member, settings, stream, 
     weights.load(f'{workdir}/{_path(stream.name)}'),
     own_pool.Seen(config.upstream.data, stream.dataset, stream.indices),
   )
-  sized = tasks.sized(baseline, settings, config, stream.name)
+  sized = tasks.sized(config, baseline, settings, stream.name)
   task = fine_tuning.open_task(sized, stream.name)
   trainer = fine_tuning.Trainer(sized, board, settings, task, described, workdir, table)
   trainer.retrain(trainer.sweep(), '')

@@ -31,7 +31,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
     trainers, opened = {}, {}
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
-      sized = tasks.sized(member, settings, config, name)
+      sized = tasks.sized(config, member, settings, name)
       size = views.train_transform(sized.image, sized.transfer)
       if size not in opened:
         opened[size] = fine_tuning.open_task(sized, name)

@@ -17,7 +17,7 @@ from flax import traverse_util
 
 from experts.models import network, weights
 from experts.models.timm import architectures, published, states, tensors
-from experts.models.timm.network import Network
+from experts.models.timm.built import Network
 
 Params = network.Params
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-FAMILIES: tuple[ModuleType, ...] = ()
+from experts.models.timm import resnet
+
+FAMILIES: tuple[ModuleType, ...] = (resnet,)
 
 
 def names() -> list[str]:

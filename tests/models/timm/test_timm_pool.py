@@ -1,0 +1,347 @@
+"""Networks of timm join a pool from files, folders and the hub, are ranked and fine-tuned, and classify; no torch."""
+
+import http.server
+import json
+import os
+import re
+import subprocess
+import sys
+import threading
+
+import cv2
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from experts.data import transforms
+from experts.models import timm, weights
+from experts.models.network import View
+from experts.models.timm import architectures, states, tensors
+from experts.selection import embed, pool
+from experts.selection.pool import joining, lists
+
+# A ResNet of four blocks, 16 to 32 wide.
+_NET = {'layers': [1, 1, 1, 1], 'channels': [8, 8, 16, 16]}
+_SHOWN = {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.25, 0.3]}
+_CONFIG = """
+from configs import common
+
+def get_config():
+  config = common.get_config()
+  config.phases = ('select', 'transfer', 'report')
+  config.run.update(evaluation_batch=16, tensorboard=False, embedding_cache='')
+  config.data_dir = {data!r}
+  config.pool = {pool!r}
+  config.tasks = {{'stripes': common.task('images:task', train_images=0, validation_images=8)}}
+  config.transfer.update(
+    models='all', batch_size=16, durations=('12 steps',), learning_rates=(0.05, 0.01), warmups=('8 %',)
+  )
+  config.trials = '1x2'
+  return config
+"""
+
+
+def _state(seed: int = 0, classes: int = 5) -> dict[str, np.ndarray]:
+  """A state dict of random values."""
+  rng = np.random.default_rng(seed)
+  _, settings = architectures.find('resnet18', _NET)
+  one = timm.build({'architecture': 'resnet18', 'arguments': _NET, 'dtype': 'float32', **_SHOWN})
+  draw = lambda leaf: (rng.normal(0, 1, leaf.shape) * _scale(leaf.shape)).astype(np.float32)
+  trees = jax.tree.map(draw, dict(one.shapes(classes)))
+  for leaves in trees['statistics'].values():
+    leaves['var'] = 1 + np.abs(leaves['var'])
+  return tensors.to_state(trees, one.family.head(settings)) | {
+    'bn1.num_batches_tracked': np.array(7)
+  }
+
+
+def _scale(shape) -> float:
+  return np.prod(shape[:-1]) ** -0.5 if len(shape) > 1 else 0.5
+
+
+def _folder(path, seed=0, **changes):
+  """What the hub has of a network."""
+  path.mkdir(parents=True)
+  shown = {'input_size': [3, 24, 24], 'crop_pct': 0.75, 'interpolation': 'bicubic', **_SHOWN}
+  config = {
+    'architecture': 'resnet18',
+    'num_classes': 5,
+    'model_args': _NET,
+    'label_names': [*'abcde'],
+    'pretrained_cfg': {'tag': 'a1_in1k', **shown},
+    **changes,
+  }
+  (path / 'config.json').write_text(json.dumps(config))
+  (path / 'README.md').write_text('---\ntags:\n- timm\nlicense: mit\n---\n# A network\n')
+  states.write(str(path / 'model.safetensors'), _state(seed), {'format': 'pt'})
+  return path
+
+
+def _add(path, source, **known):
+  return joining.add(
+    path,
+    'one',
+    'timm',
+    str(source),
+    architecture='resnet18',
+    arguments=_NET,
+    size=24,
+    **_SHOWN,
+    **known,
+  )
+
+
+def test_a_folder_tells_all_that_the_hub_publishes(tmp_path):
+  source = _folder(tmp_path / 'net')
+  member = joining.add(tmp_path / 'pool.json', 'one', 'timm', str(source))
+  assert (member.architecture, member.arguments, member.upstream) == (
+    'resnet18', _NET, 'ImageNet (ILSVRC-2012)',
+  )  # fmt: skip
+  # 24 / 0.75 before the crop, the aspect kept, as torchvision resizes.
+  assert embed.preprocessing(member, {}) == View(24, 32, 'bicubic', True, True)
+  assert (member.licence, member.class_names, member.weights) == (
+    'mit', [*'abcde'], 'net/model.safetensors',
+  )  # fmt: skip
+  assert member.dimension == 16
+  backbone = [v.size for k, v in _state().items() if not re.search('running|num_b|fc', k)]
+  assert member.parameters == sum(backbone)
+  assert pool.read(tmp_path / 'pool.json') == [member]
+  # What is said goes before what is published.
+  other = joining.add(
+    tmp_path / 'pool.json', 'two', 'timm', str(source), licence='mine', size=16, resize=16
+  )
+  assert (other.licence, other.size, other.hash) == ('mine', 16, member.hash)
+
+
+def test_what_is_shown_to_a_network_is_what_torchvision_would_show(tmp_path):
+  image = np.random.default_rng(0).integers(0, 256, (45, 70, 3), np.uint8)
+  resized = Image.fromarray(image).resize((49, 32), Image.Resampling.BICUBIC)  # int(32 * 70 / 45)
+  expected = np.asarray(resized)[4:28, 12:36]  # (32 - 24) / 2, round((49 - 24) / 2)
+  np.testing.assert_array_equal(transforms.Resize(24, 32, 'bicubic', True)(image), expected)
+  np.testing.assert_array_equal(
+    transforms.Resize(24, 0, 'bicubic')(image),
+    cv2.resize(image, (24, 24), interpolation=cv2.INTER_CUBIC),
+  )
+  with pytest.raises(ValueError, match='central'):
+    transforms.Transform(24, 32, 'random', keep_aspect=True)
+
+
+@pytest.mark.parametrize(
+  ('change', 'said'),
+  [
+    (lambda s: s.pop('layer3.0.conv2.weight'), r'missing: backbone/layer3.0.conv2/kernel;.* a ResNet of \[1, 1, 1, 1\] blocks'),
+    (lambda s: s.update(extra=np.zeros(2)), 'left over: backbone/extra;'),
+    (lambda s: s.update({'fc.weight': s['fc.weight'], 'bn1.weight': np.zeros(3)}), r'bn1/scale \(3,\) instead of \(64,\)'),
+  ],
+)  # fmt: skip
+def test_weights_of_another_network_are_refused(tmp_path, change, said):
+  state = _state()
+  change(state)
+  states.write(str(tmp_path / 'a.safetensors'), state, {})
+  with pytest.raises(ValueError, match=said):
+    _add(tmp_path / 'pool.json', tmp_path / 'a.safetensors')
+  assert not (tmp_path / 'pool.json').exists()
+
+
+def test_what_cannot_be_a_network_is_one_line(tmp_path):
+  (tmp_path / 'a.pkl').write_bytes(b'\x80\x04N.')
+  (tmp_path / 'a.safetensors').write_bytes(b'cut')
+  (tmp_path / 'a.pth').write_bytes(b'\x80\x04cos\nsystem\n.')
+  for file, said in (
+    ('a.pkl', 'pickles, are not read'),
+    ('a.safetensors', 'no complete .safetensors'),
+    ('b.safetensors', 'there is no file'),
+    ('a.pth', 'would run code|file of torch'),
+  ):
+    with pytest.raises((ValueError, FileNotFoundError), match=said):
+      _add(tmp_path / 'pool.json', tmp_path / file)
+  states.write(str(tmp_path / 'a.safetensors'), _state(), {})
+  add = lambda **given: joining.add(
+    tmp_path / 'pool.json', 'one', 'timm', str(tmp_path / 'a.safetensors'), **given
+  )
+  with pytest.raises(ValueError, match='say its architecture, size, mean, std'):
+    add()
+  with pytest.raises(ValueError, match=r"unknown architecture 'resnet81'; near it: resnet18"):
+    add(architecture='resnet81', size=24, **_SHOWN)
+  with pytest.raises(ValueError, match=r'architecture resnet18: .*depth'):
+    add(architecture='resnet18', arguments={'depth': 3}, size=24, **_SHOWN)
+  assert not (tmp_path / 'pool.json').exists()
+
+
+def test_a_state_dict_of_torch_is_read_without_running_what_it_says(tmp_path):
+  torch = pytest.importorskip('torch', reason='a file of torch is read by torch')
+  state = {name: torch.from_numpy(np.array(value)) for name, value in _state().items()}
+  torch.save({'epoch': 3, 'state_dict': state}, tmp_path / 'a.pth')
+  states.write(str(tmp_path / 'a.safetensors'), _state(), {})
+  one = _add(tmp_path / 'a.json', tmp_path / 'a.pth')
+  assert one.hash == _add(tmp_path / 'b.json', tmp_path / 'a.safetensors').hash
+
+
+def test_other_settings_of_the_same_weights_are_another_network(tmp_path):
+  states.write(str(tmp_path / 'a.safetensors'), _state(), {})
+  path = tmp_path / 'pool.json'
+  member = _add(path, tmp_path / 'a.safetensors')
+  content = json.loads(path.read_text())
+  content['members'][0]['std'] = [0.2, 0.2, 0.2]
+  path.write_text(json.dumps(content))
+  (changed,) = pool.read(path)
+  assert changed.hash == member.hash
+  with pytest.raises(ValueError, match='not the weights or settings that the pool lists'):
+    timm.load(changed, str(tmp_path))
+
+
+def _command(*arguments, **environment):
+  return subprocess.run(
+    [sys.executable, '-m', *arguments],
+    env={**os.environ, **environment},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def _cache(home, name, revision='0123456789abcdef0123456789abcdef01234567'):
+  """The hub's cache as its library lays it."""
+  where = home / 'hub' / f'models--timm--{name}'
+  _folder(where / 'snapshots' / revision)
+  (where / 'refs').mkdir()
+  (where / 'refs' / 'main').write_text(revision)
+
+
+def test_the_hub_is_read_from_its_cache_and_what_is_not_there_is_said(tmp_path):
+  _cache(tmp_path / 'home', 'tiny.a1_in1k')
+  add = ('experts.selection.pool', 'add', f'--pool={tmp_path}/pool.json')
+  offline = {'HF_HOME': str(tmp_path / 'home'), 'HF_HUB_OFFLINE': '1'}
+  done = _command(*add, '--weights=hf-hub:timm/tiny.a1_in1k', **offline)
+  assert done.returncode == 0, done.stderr
+  (member,) = pool.read(tmp_path / 'pool.json')
+  assert (member.name, member.kind, member.licence) == ('tiny.a1_in1k', 'timm', 'mit')
+  assert 'GFLOPs an image, licence mit' in done.stdout
+  assert (tmp_path / member.weights).exists()
+  done = _command(*add, '--weights=hf-hub:timm/other', **offline)
+  assert done.returncode == 1
+  assert done.stderr.splitlines()[-1].endswith(
+    'bring config.json and model.safetensors of https://huggingface.co/timm/other in a folder, and name it as '
+    '--weights=FOLDER'
+  )
+  assert 'Traceback' not in done.stderr
+
+
+def test_the_hub_is_asked_where_it_is_said_to_be(tmp_path):
+  source = _folder(tmp_path / 'net')
+
+  class Hub(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+      name = self.path.rpartition('/')[2]
+      found = source / name
+      if '/timm/net/resolve/main/' not in self.path or not found.exists():
+        self.send_response(404)
+        self.send_header(
+          'X-Error-Code', 'RepoNotFound' if '/timm/net/' not in self.path else 'EntryNotFound'
+        )
+        self.end_headers()
+        return None
+      self.send_response(200)
+      self.send_header('ETag', f'"{name}"')
+      self.send_header('X-Repo-Commit', 'f' * 40)
+      self.send_header('Content-Length', str(found.stat().st_size))
+      self.end_headers()
+      return found
+
+    def do_GET(self):
+      if found := self.do_HEAD():
+        self.wfile.write(found.read_bytes())
+
+    def log_message(self, *_):
+      pass
+
+  server = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Hub)
+  threading.Thread(target=server.serve_forever, daemon=True).start()
+  online = {
+    'HF_HOME': str(tmp_path / 'home'),
+    'HF_ENDPOINT': f'http://127.0.0.1:{server.server_port}',
+  }
+  add = ('experts.selection.pool', 'add', f'--pool={tmp_path}/pool.json')
+  done = _command(*add, '--weights=hf-hub:timm/net', **online)
+  assert done.returncode == 0, done.stderr
+  assert pool.read(tmp_path / 'pool.json')[0].name == 'net'
+  done = _command(*add, '--weights=hf-hub:timm/none', **online)
+  assert 'the hub has no timm/none, or it is not public' in done.stderr.splitlines()[-1]
+  server.shutdown()
+
+
+def test_a_list_joins_whole_or_not_at_all(tmp_path):
+  path, listed = tmp_path / 'pool.json', tmp_path / 'models.json'
+  entries = []
+  for i, name in enumerate('ab'):
+    states.write(str(tmp_path / f'{name}.safetensors'), _state(i), {})
+    entries.append(
+      {
+        'name': name,
+        'file': f'{name}.safetensors',
+        'architecture': 'resnet18',
+        'kwargs': _NET,
+        'size': 24,
+        'imagenet_accuracy': None if i else 0.5,
+        'parameters': 1,
+        **_SHOWN,
+      }
+    )
+  listed.write_text(json.dumps([*entries, {**entries[0], 'name': 'c', 'architecture': 'resnet19'}]))
+  with pytest.raises(ValueError, match="'resnet19'"):
+    joining.add_all(path, lists.read(str(listed)))
+  assert not path.exists()
+  listed.write_text(json.dumps(entries[:1]))
+  joining.add_all(path, lists.read(str(listed)))
+  listed.write_text(json.dumps(entries))
+  found = joining.add_all(path, lists.read(str(listed)))
+  assert [(member.name, same) for member, same in found] == [('a', True), ('b', False)]
+  assert [(m.name, m.imagenet_accuracy) for m in pool.read(path)] == [('a', 0.5), ('b', None)]
+  listed.write_text(json.dumps([{**entries[0], 'sha256': '0' * 64}]))
+  with pytest.raises(ValueError, match='sha256 differs'):
+    lists.read(str(listed))
+  listed.write_text(json.dumps([{**entries[0], 'licnce': 'MIT'}]))
+  with pytest.raises(ValueError, match='unknown fields licnce'):
+    lists.read(str(listed))
+  with pytest.raises(FileNotFoundError, match='no list nothing'):
+    lists.read('nothing')
+
+
+def test_networks_of_timm_are_ranked_fine_tuned_and_classify(tmp_path, data_dir, run_main):
+  for i in range(2):
+    source = _folder(tmp_path / f'net{i}', i)
+    joining.add(tmp_path / 'pool.json', f'net{i}', 'timm', str(source))
+  (tmp_path / 'config.py').write_text(
+    _CONFIG.format(data=str(data_dir), pool=str(tmp_path / 'pool.json'))
+  )
+  done = run_main(tmp_path / 'config.py', tmp_path / 'run', '--config.strategy=knn,leep')
+  assert done.returncode == 0, done.stderr[-3000:]
+  scores = pd.read_csv(tmp_path / 'run' / 'scores.csv')
+  # Their heads are what LEEP looks at.
+  assert scores.groupby('strategy').score.count().to_dict() == {'knn': 2, 'leep': 2}
+  trials = pd.read_csv(tmp_path / 'run' / 'trials.csv')
+  assert trials.groupby(['model', 'split']).size().to_dict() == {
+    (f'net{i}', split): 2 for i in range(2) for split in ('validation', 'test')
+  }
+  described = json.loads((tmp_path / 'run/transfer/stripes/model.json').read_text())
+  tuned = weights.load(str(tmp_path / 'run/transfer/stripes/model.npz'))
+  first = tensors.to_trees(_state(int(described['model'][-1])), 'fc')
+  # All but the statistics was trained.
+  jax.tree.map(np.testing.assert_array_equal, tuned['statistics'], first['statistics'])
+  moved = jax.tree.map(lambda a, b: bool((a != b).any()), tuned['backbone'], first['backbone'])
+  assert all(jax.tree.leaves(moved))
+  network = described['network']
+  assert (network['architecture'], network['size'], network['interpolation']) == (
+    'resnet18', 24, 'bicubic',
+  )  # fmt: skip
+  (tmp_path / 'config.py').write_text('from configs.predict import get_config\n')
+  images = f'--config.images={data_dir}/task/test'
+  done = run_main(
+    tmp_path / 'config.py', tmp_path / 'out', f'--config.model={tmp_path}/run/transfer/stripes', images
+  )  # fmt: skip
+  assert done.returncode == 0, done.stderr[-3000:]
+  said = pd.read_csv(tmp_path / 'out' / 'predictions.csv')
+  right = np.mean([re.split('/', file)[0] == c for file, c in zip(said.file, said['class'])])
+  assert right == pytest.approx(described['test_accuracy'], abs=1e-6)
