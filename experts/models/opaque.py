@@ -148,7 +148,7 @@ def load_function(member: Any, folder: str) -> Function:
   """
   if member.kind == 'callable':
     return _find(member)
-  return _saved_model(member, _verified(member, folder))
+  return saved_model(member, _verified(member, folder))
 
 
 def load_embeddings(member: Any, folder: str) -> dict[str, np.ndarray]:
@@ -238,10 +238,24 @@ def _find(member: Any) -> Function:
     ) from error
 
 
-def _saved_model(member: Any, path: str) -> Function:
+def saved_model(member: Any, path: str) -> Function:
+  """Returns what a SavedModel computes.
+
+  Args:
+    member: for messages.
+    path: its folder.
+
+  Raises:
+    ValueError: it cannot be loaded, or has nothing to call.
+  """
   import tensorflow as tf  # 10 s, for those who need it.
 
-  loaded = tf.saved_model.load(path)
+  try:
+    loaded = tf.saved_model.load(path)
+  except Exception as error:
+    raise ValueError(
+      f'model {member.name!r}: {member.weights} cannot be loaded: {" ".join(str(error).split())}'
+    ) from error
   function = loaded if callable(loaded) else loaded.signatures.get('serving_default')
   if function is None:
     raise ValueError(

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -43,16 +43,33 @@ def load_bit(path: str) -> Params:
     FileNotFoundError: there is no such file.
     ValueError: it is no .npz file, or has missing, left-over or misshapen entries; lists them.
   """
+  return from_bit(_read(path), path)
+
+
+def from_bit(arrays: Mapping[str, np.ndarray], where: str, with_head: bool = True) -> Params:
+  """Brings arrays under BiT's names, such as resnet/block1/unit01/a/group_norm/gamma, under ours.
+
+  Args:
+    arrays: by name; their layers may be counted, as in standardized_conv2d_17.
+    where: what to call them in an error.
+    with_head: whether there must be a head, or none.
+
+  Returns:
+    {'backbone'} and, where asked for, 'head', of the given arrays; `infer` tells their `ResNet`.
+
+  Raises:
+    ValueError: there are missing, left-over or misshapen entries; lists them.
+  """
   found = {}
-  for key, value in _read(path).items():
+  for key, value in arrays.items():
     name = _COUNTER.sub(r'\1', key)
     if name in found:
-      raise ValueError(f'{path}: two entries are both {name}; a BiT file has one of each')
+      raise ValueError(f'{where}: two entries are both {name}; a BiT file has one of each')
     found[name] = value
   head = found.get(_BIT_HEAD)
   if head is not None and head.shape[:2] == (1, 1):
     found[_BIT_HEAD] = head[0, 0]
-  _, flat = _match(found, path, _to_bit, with_head=True)
+  _, flat = _match(found, where, _to_bit, with_head)
   return traverse_util.unflatten_dict(flat, sep='/')
 
 
