@@ -1,0 +1,215 @@
+"""What timm's networks of tokens share: tokens [B, N, D] of patches and where they are, attention, perceptrons, pooling."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from experts.models.timm.layers import ACTIVATIONS, layer_norm, linear
+from experts.models.timm.scope import Scope
+
+# 'layernorm' or 'rmsnorm', and what is added to the variance.
+Norm = tuple[str, float]
+_EPSILON = 1e-6
+
+
+def norm_kind(value: Any) -> Norm:
+  """What timm's argument `norm_layer` stands for: a name, or a name and its epsilon; None is a layer norm.
+
+  Raises:
+    ValueError: no such norm.
+  """
+  name, epsilon = (value, _EPSILON) if value is None or isinstance(value, str) else value
+  name = (name or 'layernorm').replace('_', '').lower()
+  if name not in ('layernorm', 'rmsnorm'):
+    raise ValueError(f'norm_layer: {name} is not supported')
+  return name, epsilon
+
+
+def side_of(name: str, value: Any) -> int:
+  """The side of a square that timm's argument gives as a number or a pair.
+
+  Raises:
+    ValueError: not a square.
+  """
+  sides = {value} if isinstance(value, int) else set(value)
+  if len(sides) != 1:
+    raise ValueError(f'{name}: {tuple(value)} is not a square')
+  return sides.pop()
+
+
+def known_arguments(
+  arguments: Mapping[str, Any], known: set[str], fixed: Mapping[str, Any]
+) -> dict[str, Any]:
+  """What of timm's arguments says what a network is.
+
+  Args:
+    arguments: by timm's names.
+    known: names of settings.
+    fixed: the one value of each other argument that is supported, in its place.
+
+  Raises:
+    ValueError: an argument that is unknown, or a value that is not supported.
+  """
+  found = {}
+  for name, value in arguments.items():
+    if name in known:
+      found[name] = value
+    elif name in fixed and value != fixed[name]:
+      raise ValueError(f'{name}: {value} is not supported')
+    elif name not in fixed and name not in _WITHOUT_EFFECT:
+      raise ValueError(f'{name} is no argument of this network')
+  return found
+
+
+# On an embedding: the classifier's, what is on in training only, or in initialisation; resampling is always dynamic here.
+_WITHOUT_EFFECT = {
+  'num_classes',
+  'drop_rate',
+  'pos_drop_rate',
+  'patch_drop_rate',
+  'proj_drop_rate',
+  'attn_drop_rate',
+  'drop_path_rate',
+  'weight_init',
+  'fix_init',
+  'head_init_scale',
+  'dynamic_img_size',
+}
+
+
+def fault(img_size: int, patch_size: int, side: int) -> str:
+  """Why images of this side (pixels) cannot be taken; empty if they can.
+
+  At its own size a network leaves out what is less than a patch, as it did in training.
+  """
+  if side == img_size or (side > 0 and side % patch_size == 0):
+    return ''
+  return f'{side} pixels are not a multiple of the patch of {patch_size}'
+
+
+def patches(scope: Scope, images: jax.Array, size: int, features: int, bias: bool) -> jax.Array:
+  """Projects patches: images [B, S, S, I] -> [B, G, G, D]."""
+  grid, channels = images.shape[1] // size, images.shape[-1]
+  kernel = scope.param('kernel', size, size, channels, features).astype(images.dtype)
+  # One product, which every backend runs fast, with its gradient, where a convolution of that stride may not.
+  x = images[:, : grid * size, : grid * size].reshape(-1, grid, size, grid, size, channels)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, grid, grid, size * size * channels)
+  out = x @ kernel.reshape(-1, features)
+  return out + scope.param('bias', features).astype(out.dtype) if bias else out
+
+
+def resample_grid(grid: jax.Array, side: int) -> jax.Array:
+  """Embeddings of positions [G, G, D] for another grid [side, side, D]: bicubic, antialiased, float32."""
+  if grid.shape[:2] == (side, side):
+    return grid
+  shape = side, side, grid.shape[-1]
+  return jax.image.resize(grid.astype(jnp.float32), shape, 'bicubic', antialias=True)
+
+
+def resample_positions(positions: jax.Array, prefix: int, side: int) -> jax.Array:
+  """Embeddings of positions [1, prefix + G * G, D] for another grid [1, prefix + side * side, D].
+
+  Args:
+    positions: those of tokens that stand before the patches' first.
+    prefix: number of these, which stay as they are.
+    side: of the grid, in patches.
+  """
+  features = positions.shape[-1]
+  old = round((positions.shape[1] - prefix) ** 0.5)
+  if old == side:
+    return positions
+  grid = resample_grid(positions[0, prefix:].reshape(old, old, features), side)
+  return jnp.concatenate([positions[:, :prefix], grid.reshape(1, -1, features)], 1)
+
+
+def norm(scope: Scope, x: jax.Array, kind: Norm) -> jax.Array:
+  """Normalises over the last axis."""
+  name, epsilon = kind
+  if name == 'layernorm':
+    return layer_norm(scope, x, epsilon)
+  wide = x.astype(jnp.float32)
+  square = jnp.square(wide).mean(-1, keepdims=True)
+  out = wide * jax.lax.rsqrt(square + epsilon) * scope.param('scale', x.shape[-1])
+  return out.astype(x.dtype)
+
+
+def layer_scale(scope: Scope, x: jax.Array, leaf: str = 'gamma') -> jax.Array:
+  """A factor for each channel."""
+  return x * scope.param(leaf, x.shape[-1]).astype(x.dtype)
+
+
+def split_heads(x: jax.Array, number: int) -> jax.Array:
+  """[B, N, heads * D] -> [B, heads, N, D]."""
+  return x.reshape(*x.shape[:2], number, -1).swapaxes(1, 2)
+
+
+def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
+  """Each query's mean of values by its likeness to keys: [B, heads, N or M, D] -> [B, N, heads * D]."""
+  scores = (query * query.shape[-1] ** -0.5) @ key.swapaxes(-1, -2)
+  weights = jax.nn.softmax(scores.astype(jnp.float32), -1).astype(value.dtype)
+  out = (weights @ value).swapaxes(1, 2)
+  return out.reshape(*out.shape[:2], -1)
+
+
+def mlp(
+  scope: Scope,
+  x: jax.Array,
+  hidden: int,
+  activation: str,
+  scale_norm: Norm | None = None,
+  bias: bool = True,
+) -> jax.Array:
+  """A perceptron of one hidden layer, normalised where `scale_norm` says how."""
+  y = ACTIVATIONS[activation](linear(scope / 'fc1', x, hidden, bias))
+  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
+  return linear(scope / 'fc2', y, x.shape[-1], bias)
+
+
+def gated_mlp(
+  scope: Scope,
+  x: jax.Array,
+  hidden: int,
+  activation: str,
+  scale_norm: Norm | None = None,
+  bias: bool = True,
+) -> jax.Array:
+  """`mlp` with a hidden layer (timm's SwiGLU) that a second one opens and closes."""
+  gate = ACTIVATIONS[activation](linear(scope / 'fc1_g', x, hidden, bias))
+  y = gate * linear(scope / 'fc1_x', x, hidden, bias)
+  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
+  return linear(scope / 'fc2', y, x.shape[-1], bias)
+
+
+def packed_gated_mlp(
+  scope: Scope,
+  x: jax.Array,
+  hidden: int,
+  activation: str,
+  scale_norm: Norm | None = None,
+  bias: bool = True,
+) -> jax.Array:
+  """`gated_mlp` with both layers' `hidden` outputs from one product (timm's GluMlp), the gate's first."""
+  gate, y = jnp.split(linear(scope / 'fc1', x, hidden, bias), 2, -1)
+  y = ACTIVATIONS[activation](gate) * y
+  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
+  return linear(scope / 'fc2', y, x.shape[-1], bias)
+
+
+MLPS = {'Mlp': mlp, 'SwiGLU': gated_mlp, 'SwiGLUPacked': packed_gated_mlp}
+
+
+def attention_pool(
+  scope: Scope, x: jax.Array, heads: int, hidden: int, activation: str, kind: Norm
+) -> jax.Array:
+  """Attention of one learnt query: [B, N, D] -> [B, D]."""
+  features = x.shape[-1]
+  latent = scope.param('latent', 1, 1, features).astype(x.dtype)
+  query = split_heads(linear(scope / 'q', latent, features), heads)
+  key, value = (
+    split_heads(y, heads) for y in jnp.split(linear(scope / 'kv', x, 2 * features), 2, -1)
+  )
+  y = linear(scope / 'proj', attend(query, key, value), features)
+  y = y + mlp(scope / 'mlp', norm(scope / 'norm', y, kind), hidden, activation)
+  return y[:, 0]
