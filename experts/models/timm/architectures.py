@@ -8,9 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from experts.models.timm import resnet
+from experts.models.timm import efficientnet, resnet, vit
 
-FAMILIES: tuple[ModuleType, ...] = (resnet,)
+FAMILIES: tuple[ModuleType, ...] = (
+  vit, resnet, efficientnet,
+)  # fmt: skip
 
 
 def names() -> list[str]:

@@ -36,7 +36,7 @@ def get_config():
   config.pool = {pool!r}
   config.tasks = {{'stripes': common.task('images:task', train_images=0, validation_images=8)}}
   config.transfer.update(
-    models='all', batch_size=16, durations=('12 steps',), learning_rates=(0.05, 0.01), warmups=('8 %',)
+    models='all', batch_size=16, durations=('12 steps',), learning_rates=(2.0, 1.0), warmups=('8 %',)
   )
   config.trials = '1x2'
   return config
