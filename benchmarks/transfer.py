@@ -73,7 +73,7 @@ class _FineTune:
       learning_rate=[optim.scaled(rate, section.batch_size) for rate, _ in trials],
       weight_decay=[0.0] * len(trials),
       schedule=optim.staircase(_FIRST_RUN, 0, tuple(section.decay_at)),
-      momentum=section.momentum,
+      optimizer=optim.Optimizer(momentum=section.momentum),
       members_at_once=layout.at_once,
       gradient_dtype=self._network.dtype,
     )

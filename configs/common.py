@@ -207,6 +207,13 @@ def _transfer():
     'durations': ('2500 steps', '10000 steps'),
     'weight_decays': (0.0,),
     'mixups': (0.0,),
+    # What is trained: 'all', the 'head', or 'last:2', the last two blocks and the head; several are one more axis of the
+    # sweep. Both papers train all.
+    'trained': ('all',),
+    # 'sgd' with momentum, as in both papers, or 'adamw'.
+    'optimizer': 'sgd',
+    # The learning rate of each block is that of the one behind it times this; 1 is the same for all.
+    'layer_decay': 1.0,
     'base_batch_size': 256,
     # One for each duration, or one for all: '200 steps' or '10 %'.
     'warmups': ('200 steps', '500 steps'),

@@ -14,6 +14,7 @@ from typing import Any
 
 import ml_collections
 
+from experts.models import partial
 from experts.models.kinds import KINDS
 from experts.reporting import results
 from experts.selection import knn, pool, strategies
@@ -227,6 +228,13 @@ SCHEMA = {
     'base_batch_size': integer(1),
     'weight_decays': at_least_one(0),
     'mixups': at_least_one(0),
+    'trained': Field(
+      tuple,
+      lambda v: 0 < len(v) == len(set(v)) and all(_parsed_by(partial.blocks)(x) for x in v),
+      "at least one of 'all', 'head', 'last:1', 'last:2', …, each once",
+    ),
+    'optimizer': choice('sgd', 'adamw'),
+    'layer_decay': number(0.01, 1),
     'warmups': Field(
       tuple,
       lambda v: len(v) > 0 and all(TRAINING['warmup'].accepts(x) for x in v),
@@ -251,6 +259,9 @@ SCHEMA = {
 SINCE = {
   'image.interpolation': 'bilinear',
   'image.antialias': False,
+  'transfer.trained': ['all'],
+  'transfer.optimizer': 'sgd',
+  'transfer.layer_decay': 1.0,
 }
 
 # To classify images with what a transfer left needs little; `model` is a file there.

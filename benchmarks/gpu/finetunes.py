@@ -54,7 +54,6 @@ class _Sweep:
       learning_rate=[1e-4 if i % 2 else 3e-4 for i in trials],
       weight_decay=[0.0] * len(trials),
       schedule=optim.staircase(10_000, 0, ()),
-      momentum=0.9,
       members_at_once=layout.at_once,
       gradient_dtype=self.model.dtype,
     )

@@ -58,7 +58,6 @@ class Trained:
       learning_rate=[1e-4] * number,
       weight_decay=[1e-4] * number,
       schedule=optim.staircase(10_000, 0, ()),
-      momentum=0.9,
       members_at_once=self.layout.at_once,
       gradient_dtype=self.model.dtype,
     )

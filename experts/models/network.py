@@ -39,6 +39,7 @@ class Network(Protocol):
   Attributes:
     dimension: D of its embeddings.
     dtype: of its activations.
+    blocks: how many blocks it has one after the other; 0 where it has no such parts.
   """
 
   @property
@@ -46,6 +47,12 @@ class Network(Protocol):
 
   @property
   def dtype(self) -> Any: ...
+
+  @property
+  def blocks(self) -> int: ...
+
+  def layer(self, path: tuple[str, ...]) -> int:
+    """Where in its depth a parameter is, by its names in its tree: 0 before the blocks, then 1 to `blocks`, then one more."""
 
   def forward(self, params: Params, images: jax.Array) -> tuple[jax.Array | None, jax.Array]:
     """uint8 images [B, S, S, 3] -> float32 logits [B, C], None without a head, and float32 embeddings [B, D]."""

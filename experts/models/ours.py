@@ -37,6 +37,17 @@ class Network:
     """Embeds uint8 images [B, S, S, 3] with the E experts of a bank over one backbone: float32 [E, B, D]."""
     return adapters.embed_bank(self.resnet, backbone, bank, resnet.normalise(images))
 
+  @property
+  def blocks(self) -> int:
+    return sum(resnet.DEPTHS[self.resnet.depth])
+
+  def layer(self, path: tuple[str, ...]) -> int:
+    if not path[0].startswith('block'):
+      return 0 if path[0] == 'root' else self.blocks + 1
+    # An adapter is before the first unit.
+    unit = int(path[1][-2:]) if path[1].startswith('unit') else 1
+    return sum(resnet.DEPTHS[self.resnet.depth][: int(path[0][-1]) - 1]) + unit
+
   def shapes(self, classes: int) -> Params:
     return jax.eval_shape(lambda: resnet.init(self.resnet, jax.random.key(0), classes))
 

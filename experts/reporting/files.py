@@ -10,7 +10,7 @@ import pandas as pd
 # Columns that hold names: '007' is not 7, and neither 'NA' nor 'nan' is missing.
 TEXT = frozenset(
   (
-    'task', 'model', 'kind', 'strategy', 'split', 'config', 'method', 'pool', 'upstream', 'slice', 'chosen', 'member', 'data',
+    'task', 'model', 'kind', 'strategy', 'split', 'config', 'method', 'pool', 'upstream', 'slice', 'chosen', 'member', 'data', 'trained',
     'version', 'statistic', 'file', 'best by hindsight',
   )
 )  # fmt: skip

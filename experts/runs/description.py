@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import jax
@@ -89,9 +89,20 @@ class Run:
       learning_rate=[one.learning_rate for one in self.settings],
       weight_decay=[one.weight_decay for one in self.settings],
       schedule=optim.staircase(self.steps, warmup, tuple(section.decay_at)),
-      momentum=section.momentum,
       members_at_once=at_once,
+      optimizer=self.optimizer,
       gradient_dtype=self.network.dtype,
+    )
+
+  @property
+  def optimizer(self) -> optim.Optimizer:
+    """A fine-tune's may be another than the papers' SGD."""
+    section = self.section
+    decay = section.get('layer_decay', 1.0)
+    return optim.Optimizer(
+      section.get('optimizer', 'sgd'),
+      section.momentum,
+      _layer_factor(self.network, decay) if decay < 1 else None,
     )
 
   def at_once(self, platform: str) -> int:
@@ -129,7 +140,7 @@ class Run:
 
   def need(self, size: int) -> meshes.Need:
     """The device memory that training on images of this size takes."""
-    return need(self.network, size, self.trained, self.frozen)
+    return need(self.network, size, self.trained, self.frozen, self.optimizer.slots)
 
 
 def adapters_at_once(platform: str | None = None) -> int:
@@ -147,13 +158,24 @@ def same(section: Config, members: int) -> list[Setting]:
   return [Setting(rate, section.weight_decay, section.mixup)] * members
 
 
-def need(network: Network, size: int, trained: Tree, frozen: Tree) -> meshes.Need:
-  """The device memory of members whose trees [P, …] train on images of this size."""
+@functools.cache
+def _layer_factor(network: Network, decay: float) -> Callable[[tuple[str, ...]], float]:
+  """Less for what is nearer the image: 1 for the head, then `decay` to the number of blocks between."""
+
+  def factor(names):
+    behind = 0 if names[0] == 'head' else network.blocks + 1 - network.layer(names[1:])
+    return decay**behind
+
+  return factor
+
+
+def need(network: Network, size: int, trained: Tree, frozen: Tree, slots: int = 1) -> meshes.Need:
+  """The device memory of members whose trees [P, …] train on images of this size, with so many optimiser slots."""
   one = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(trained)) * 4
   shared = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)) * 4
   # The momenta are as many as the parameters.
   return meshes.Need(
-    member=2 * one,
+    member=(1 + slots) * one,
     gradient=one,
     image=_image_bytes(network, size),
     shared=shared,

@@ -12,9 +12,9 @@ from absl import logging
 
 from experts import config as configs
 from experts.data import batches, look, splits
-from experts.models import weights
+from experts.models import partial, weights
 from experts.models.kinds import KINDS, family_of
-from experts.models.network import FROZEN, Network, head
+from experts.models.network import Network, head
 from experts.reporting import files, outcomes
 from experts.runs import (
   evaluators,
@@ -53,7 +53,7 @@ def describe(
   start: Tree,
   warmup: str,
 ) -> Run:
-  """How trials of one length train, by the config's section `transfer`.
+  """How trials of one length that train the same part of a network do so, by the config's section `transfer`.
 
   Args:
     section: that.
@@ -63,14 +63,14 @@ def describe(
     start: the network's trees, or their shapes, without a member axis.
     warmup: a duration.
   """
-  frozen = {name: start[name] for name in FROZEN if name in start}
-  trained = {name: tree for name, tree in start.items() if name not in frozen}
+  network, trained, frozen = partial.split(network, start, trials[0].trained)
   return Run(
     name=name,
     field='transfer',
     section=section,
     names=[
       f'lr{one.lr:g}-steps{one.steps}'
+      + (f'-{one.trained.replace(":", "")}' if one.trained != partial.ALL else '')
       + (f'-decay{one.weight_decay:g}' if one.weight_decay else '')
       + (f'-mixup{one.mixup:g}' if one.mixup else '')
       + f'-seed{one.seed}'
@@ -92,6 +92,14 @@ def describe(
     ],
     warmup=warmup,
   )
+
+
+def _populations(trials: Sequence[sweeps.Trial]) -> list[list[sweeps.Trial]]:
+  """Those of one length that train the same part of a network are one population."""
+  found = {}
+  for trial in trials:
+    found.setdefault((trial.steps, partial.blocks(trial.trained)), []).append(trial)
+  return [found[key] for key in sorted(found)]
 
 
 class Trainer:
@@ -124,14 +132,14 @@ class Trainer:
         float(point.weight_decay),
         float(point.mixup),
         config.seed + number,
+        point.trained,
       )
       for number in range(selections)
       for point in sweeps.points(config, number)
     ]
-    # All of one length are one population.
-    for steps in sorted({trial.steps for trial in tried}):
-      trials = [trial for trial in tried if trial.steps == steps]
-      if len(self._trials.find(**self._key, split=_SWEEP, steps=steps)) < len(trials):
+    for trials in _populations(tried):
+      alike = {'steps': trials[0].steps, 'trained': trials[0].trained}
+      if len(self._trials.find(**self._key, split=_SWEEP, **alike)) < len(trials):
         accuracy, _ = self._train(self._task.fit, trials, _SWEEP)
         self._record(trials, _SWEEP, accuracy)
     unfinished.forget(self._unfinished(_SWEEP))
@@ -145,8 +153,13 @@ class Trainer:
           self._member.name, self._task.name, number,
         )  # fmt: skip
         continue
-      # Of equals the gentler: the smaller learning rate, then fewer steps.
-      row = max(rows, key=lambda row: (row['accuracy'], -row['lr'], -row['steps']))
+      # Of equals the gentler: the smaller learning rate, then fewer steps, then less that is trained.
+      row = max(
+        rows,
+        key=lambda row: (
+          row['accuracy'], -row['lr'], -row['steps'], -partial.blocks(row['trained']),
+        ),
+      )  # fmt: skip
       best.append(sweeps.Trial(**{name: row[name] for name in sweeps.Trial._fields}))
     return best
 
@@ -161,9 +174,9 @@ class Trainer:
     # All processes train alike, whether they hold the result, as the first does, or not.
     keep = bool(folder) and not hosts.from_first(os.path.exists(f'{folder}/model.json'))
     kept = []
-    for steps in sorted({trial.steps for trial in trials}):
-      part = [trial for trial in trials if trial.steps == steps]
-      missing = len(self._trials.find(**self._key, split=_TEST, steps=steps)) < len(part)
+    for part in _populations(trials):
+      alike = {'steps': part[0].steps, 'trained': part[0].trained}
+      missing = len(self._trials.find(**self._key, split=_TEST, **alike)) < len(part)
       if not (missing or keep):
         continue
       accuracy, trees = self._train(self._task.all, part, _TEST, keep)
@@ -225,7 +238,7 @@ class Trainer:
     )
 
     def kept(number, tree):
-      trees[number] = {**run.frozen, **tree}
+      trees[number] = partial.join({**run.frozen, **tree})
 
     job = rounds.Job(streams, folder, passing=True, evaluate=evaluate, keep=kept if keep else None)
     # Not a number for a trial that diverged: it is no result to choose by.
@@ -256,7 +269,8 @@ class Trainer:
       'task': [task.name, task.train.name, task.train.version, task.train.identify()],
       'indices': np.asarray(indices).tolist(),
       'labels': task.train.labels[indices].tolist(),
-      'trials': trials,
+      # As before there was a choice of what is trained.
+      'trials': [one[:-1] if one.trained == partial.ALL else one for one in trials],
     }
 
   def _record(self, trials, split, accuracy):
@@ -288,6 +302,7 @@ class Trainer:
       'steps': trial.steps,
       'weight_decay': trial.weight_decay,
       'mixup': trial.mixup,
+      'trained': trial.trained,
       'metric': self._task.metric,
       'test_accuracy': accuracy,
       'classes': list(self._task.train.class_names),
@@ -334,8 +349,9 @@ class Trainer:
 
 def _told(section: Mapping[str, Any], name: str) -> dict[str, Any]:
   """A section of the config without what came later and is as it was before."""
+  as_json = lambda value: list(value) if isinstance(value, tuple) else value
   return {
     key: value
     for key, value in section.items()
-    if configs.SINCE.get(f'{name}.{key}', object()) != value
+    if configs.SINCE.get(f'{name}.{key}', object()) != as_json(value)
   }

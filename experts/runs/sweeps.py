@@ -7,12 +7,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
+from experts.models import partial
 from experts.reporting import files
 from experts.runs.description import Config
 from experts.training import hosts, optim
 
 COLUMNS = (
-  'task', 'model', 'selection', 'lr', 'steps', 'weight_decay', 'mixup', 'seed', 'split', 'accuracy',
+  'task', 'model', 'selection', 'lr', 'steps', 'weight_decay', 'mixup', 'trained', 'seed', 'split', 'accuracy',
 )  # fmt: skip
 
 
@@ -23,6 +24,7 @@ class Point(NamedTuple):
   duration: str
   weight_decay: float
   mixup: float
+  trained: str
 
 
 def numbers(config: Config) -> tuple[int, int]:
@@ -34,7 +36,9 @@ def numbers(config: Config) -> tuple[int, int]:
 def points(config: Config, selection: int) -> list[Point]:
   """The settings that one selection tries: all combinations, or random draws that depend on the seed alone."""
   section = config.transfer
-  grid = (section.learning_rates, section.durations, section.weight_decays, section.mixups)
+  grid = (
+    section.learning_rates, section.durations, section.weight_decays, section.mixups, section.trained,
+  )  # fmt: skip
   if not section.draws:
     return [Point(*values) for values in itertools.product(*grid)]
   rng = np.random.default_rng([config.seed, selection])
@@ -49,6 +53,8 @@ def points(config: Config, selection: int) -> list[Point]:
       str(rng.choice(section.durations)),
       between(section.weight_decays),
       float(rng.choice(section.mixups)),
+      # Where there is no choice, none is drawn: draws stay those of before.
+      str(rng.choice(section.trained)) if len(section.trained) > 1 else section.trained[0],
     )
     for _ in range(section.draws)
   ]
@@ -74,6 +80,7 @@ class Trial(NamedTuple):
   weight_decay: float
   mixup: float
   seed: int
+  trained: str = partial.ALL
 
 
 class Trials:
@@ -86,7 +93,8 @@ class Trials:
     self._path = path
     rows = []
     if hosts.first() and os.path.exists(path):
-      rows = files.read(path).to_dict('records')
+      # A table of before says not what was trained: all.
+      rows = [{'trained': partial.ALL, **row} for row in files.read(path).to_dict('records')]
     self._rows = hosts.from_first(rows)
 
   @property

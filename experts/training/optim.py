@@ -1,5 +1,6 @@
 """Optimiser, schedule and durations, as in BiT and both papers."""
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable
@@ -68,15 +69,50 @@ def scaled(learning_rate: float, batch_size: int, base: int = 256) -> float:
   return learning_rate * batch_size / base
 
 
-def sgd(
-  learning_rate: jax.Array, weight_decay: jax.Array, momentum: float
-) -> optax.GradientTransformation:
-  """SGD with momentum; weight decay is part of the gradient and touches kernels only."""
-  return optax.chain(
-    optax.add_decayed_weights(weight_decay, mask=_kernels),
-    optax.trace(decay=momentum),
-    optax.scale_by_learning_rate(learning_rate),
-  )
+@dataclasses.dataclass(frozen=True)
+class Optimizer:
+  """What turns gradients into updates; weight decay touches kernels only.
+
+  Attributes:
+    name: 'sgd', where weight decay is part of the gradient, as in both papers; or 'adamw', where it is not.
+    momentum: of SGD; of AdamW the decay of the first moment.
+    factor: (names of a parameter from the tree on) -> what its learning rate is multiplied by; None for 1.
+  """
+
+  name: str = 'sgd'
+  momentum: float = 0.9
+  factor: Callable[[tuple[str, ...]], float] | None = None
+
+  @property
+  def slots(self) -> int:
+    """Numbers that it keeps of each parameter."""
+    return {'sgd': 1, 'adamw': 2}[self.name]
+
+  def transform(
+    self, learning_rate: jax.Array, weight_decay: jax.Array
+  ) -> optax.GradientTransformation:
+    """The transformation for one member's rates."""
+    decayed = optax.add_decayed_weights(weight_decay, mask=_kernels)
+    rate = optax.scale_by_learning_rate(learning_rate)
+    moments = {
+      'sgd': lambda: (decayed, optax.trace(decay=self.momentum)),
+      'adamw': lambda: (optax.scale_by_adam(b1=self.momentum), decayed),
+    }[self.name]()
+    return optax.chain(*moments, *([_scaled(self.factor)] if self.factor else []), rate)
+
+
+# That of both papers.
+SGD = Optimizer()
+
+
+def _scaled(factor):
+  names = lambda path: tuple(key.key for key in path)
+
+  def update(updates, params):
+    del params
+    return jax.tree_util.tree_map_with_path(lambda path, u: u * factor(names(path)), updates)
+
+  return optax.stateless(update)
 
 
 def _kernels(params):

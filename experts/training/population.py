@@ -51,7 +51,7 @@ class State:
   Attributes:
     step: int32 [], steps done.
     trained: the parameter trees that train.
-    optimizer: their momenta.
+    optimizer: what the optimiser keeps of them, such as momenta.
     sums: {metric: float32 [P]}, added up since the last log line, and under `STEPS` how many steps that are. Kept here
       and not on the host so that a run resumed between two log lines prints the same second line. Not a number from
       where a member has diverged.
@@ -76,7 +76,7 @@ class Population:
     learning_rate: [P], already scaled to the batch.
     weight_decay: [P].
     schedule: step to a factor for the learning rate.
-    momentum: of SGD.
+    optimizer: of all.
     members_at_once: how many members of a device group are computed by one `vmap`. 1 where kernels differ between
       members (a vmapped convolution over kernels becomes a slow grouped one); more where only adapters differ, as the
       shared backbone then sees one large batch.
@@ -89,8 +89,8 @@ class Population:
   learning_rate: Sequence[float]
   weight_decay: Sequence[float]
   schedule: Callable[[jax.Array], jax.Array]
-  momentum: float
   members_at_once: int
+  optimizer: optim.Optimizer = optim.SGD
   gradient_dtype: Any = jnp.float32
 
   def __len__(self) -> int:
@@ -179,8 +179,7 @@ def _fresh(population: Population, trained: Tree) -> State:
   return State(
     step=jax.ShapeDtypeStruct((), np.int32),
     trained=trained,
-    # SGD's momenta have the parameters' shapes.
-    optimizer=jax.eval_shape(optim.sgd(0.0, 0.0, population.momentum).init, trained),
+    optimizer=jax.eval_shape(jax.vmap(population.optimizer.transform(0.0, 0.0).init), trained),
     sums=dict.fromkeys(('loss', 'accuracy', 'learning_rate', STEPS), by_member),
     bad_step=jax.ShapeDtypeStruct((members,), np.int32),
   )
@@ -239,7 +238,7 @@ def make_program(population: Population, mesh: jax.sharding.Mesh) -> jax.stages.
   how = _How(
     population.objective,
     population.schedule,
-    population.momentum,
+    population.optimizer,
     population.members_at_once,
     jnp.dtype(population.gradient_dtype),
   )
@@ -269,7 +268,7 @@ class _How(NamedTuple):
 
   objective: Objective
   schedule: Callable[[jax.Array], jax.Array]
-  momentum: float
+  optimizer: optim.Optimizer
   at_once: int
   dtype: Any
 
@@ -346,7 +345,7 @@ def _step(how: _How, state, frozen, batch, rates, decays):
       grads = jax.tree.map(lambda x, like: x.astype(like.dtype), mean, grads)
     else:
       loss, metrics, grads = jax.lax.pmean((loss, metrics, grads), 'data')
-    transform = optim.sgd(rate * factor, decay, how.momentum)
+    transform = how.optimizer.transform(rate * factor, decay)
     updates, momenta = transform.update(grads, optimizer, trained)
     updated = optax.apply_updates(trained, updates), momenta
     going = (bad_step < 0) & jnp.isfinite(loss)

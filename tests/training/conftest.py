@@ -107,7 +107,6 @@ def make_population(objective, rates, names=None, at_once=1, steps=50, decay=1e-
     learning_rate=rates,
     weight_decay=[decay] * len(rates),
     schedule=optim.staircase(steps, steps // 10, (1 / 3, 2 / 3)),
-    momentum=0.9,
     members_at_once=at_once,
   )
 

@@ -129,7 +129,7 @@ def test_sgd_is_momentum_with_weight_decay_on_kernels_only():
       x = x - rate * velocity
     return x
 
-  transform = optim.sgd(rate, decay, momentum)
+  transform = optim.Optimizer('sgd', momentum).transform(rate, decay)
   trained, state = params, transform.init(params)
   for gradient in gradients:
     updates, state = transform.update(gradient, state, trained)
@@ -142,6 +142,31 @@ def test_sgd_is_momentum_with_weight_decay_on_kernels_only():
     ('head', 'bias'),
   ]:
     np.testing.assert_allclose(_at(trained, path), reference(path), rtol=1e-5, atol=1e-5)
+
+
+def test_adamw_decays_kernels_apart_from_the_gradient_and_each_parameter_by_its_factor():
+  rng = np.random.default_rng(0)
+  draw = lambda: {
+    'backbone': {'a': {'kernel': rng.normal(size=(3, 2)), 'bias': rng.normal(size=2)}}
+  }
+  params, rate, decay = draw(), 0.1, 0.05
+  gradients = [draw() for _ in range(4)]
+  factor = lambda names: {'kernel': 0.5, 'bias': 1.0}[names[-1]]
+  transform = optim.Optimizer('adamw', 0.9, factor).transform(rate, decay)
+  trained, state = params, transform.init(params)
+  for gradient in gradients:
+    updates, state = transform.update(gradient, state, trained)
+    trained = optax.apply_updates(trained, updates)
+  for leaf in ('kernel', 'bias'):
+    # Loshchilov & Hutter, 2019, Algorithm 2, with β₂ = 0.999 and ε = 1e-8.
+    x, first, second = params['backbone']['a'][leaf], 0.0, 0.0
+    for step, gradient in enumerate(gradients, 1):
+      g = gradient['backbone']['a'][leaf]
+      first, second = 0.9 * first + 0.1 * g, 0.999 * second + 0.001 * g**2
+      moved = first / (1 - 0.9**step) / (np.sqrt(second / (1 - 0.999**step)) + 1e-8)
+      x = x - rate * factor((leaf,)) * (moved + (decay * x if leaf == 'kernel' else 0))
+    np.testing.assert_allclose(trained['backbone']['a'][leaf], x, rtol=1e-4, atol=1e-5)
+  assert [optim.Optimizer(name).slots for name in ('sgd', 'adamw')] == [1, 2]
 
 
 def _at(tree, path):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import Mapping
 from types import ModuleType
 from typing import Any
@@ -14,6 +15,8 @@ from experts.models.timm.scope import Scope
 
 Params = network.Params
 
+# Of the modules of a block, how timm's families name it.
+_BLOCK = re.compile(r'blocks\.\d+(\.\d+)?(?=\.)|stages\.\d+\.blocks\.\d+|layer\d+\.\d+')
 # Of images to learn shapes from, where a network's settings name none: parameters do not depend on it.
 _SIDE = 64
 
@@ -49,6 +52,13 @@ class Network:
       return None, embedding
     return embedding @ params['head']['kernel'] + params['head']['bias'], embedding
 
+  @property
+  def blocks(self) -> int:
+    return _layers(self.family, self.settings)[1]
+
+  def layer(self, path: tuple[str, ...]) -> int:
+    return _layers(self.family, self.settings)[0][path[0]]
+
   def shapes(self, classes: int) -> Params:
     trees, dimension = _noted(self.family, self.settings)
     return {**trees, 'head': jax.eval_shape(lambda: network.head(dimension, classes))}
@@ -58,6 +68,22 @@ def side(settings: Any) -> int:
   """A side of images that a network takes, pixels."""
   found = getattr(settings, 'img_size', _SIDE)
   return found if isinstance(found, int) else found[0]
+
+
+@functools.cache
+def _layers(family: ModuleType, settings: Any) -> tuple[Mapping[str, int], int]:
+  """Where in its depth each module is, and how many blocks there are; modules are noted in the order of their use."""
+  trees, _ = _noted(family, settings)
+  names = [name for name, found in trees['backbone'].items() if isinstance(found, Mapping)]
+  keys = [match and match[0] for match in map(_BLOCK.match, names)]
+  blocks = list(dict.fromkeys(filter(None, keys)))
+  last = max((i for i, key in enumerate(keys) if key), default=-1)
+  # What is held by no module, such as a class token, comes before the first block.
+  found, at = dict.fromkeys(trees['backbone'], 0), 0
+  for i, (name, key) in enumerate(zip(names, keys)):
+    at = blocks.index(key) + 1 if key else at
+    found[name] = at if i <= last or not blocks else len(blocks) + 1
+  return found, len(blocks)
 
 
 @functools.cache
