@@ -192,6 +192,10 @@ def _select():
     'max_dimension': 0,
     'upstream': '',
     'kinds': (),
+    # 10⁹ operations of an image's embedding.
+    'max_gflops': 0.0,
+    # Such as ('apache-2.0', 'mit').
+    'licences': (),
   }
 
 

@@ -221,6 +221,10 @@ SCHEMA = {
     'max_dimension': integer(0),
     'upstream': STR,
     'kinds': some_of(*KINDS),
+    'max_gflops': number(0),
+    'licences': Field(
+      tuple, lambda v: all(isinstance(x, str) and x for x in v), 'names of licences'
+    ),
   },
   'transfer': {
     'models': choice('all', 'chosen'),
@@ -259,6 +263,8 @@ SCHEMA = {
 SINCE = {
   'image.interpolation': 'bilinear',
   'image.antialias': False,
+  'select.max_gflops': 0.0,
+  'select.licences': [],
   'transfer.trained': ['all'],
   'transfer.optimizer': 'sgd',
   'transfer.layer_decay': 1.0,

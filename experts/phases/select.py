@@ -10,6 +10,7 @@ import pandas as pd
 from absl import logging
 
 from experts.data import splits
+from experts.data.names import some
 from experts.reporting import files, picks, tables
 from experts.runs import costs, ranking, rules, scoring, tasks
 from experts.runs.candidates import Candidates, Shown, images_of, open_cache, show
@@ -36,6 +37,7 @@ def run(config: Config, workdir: str, board: Board) -> None:
   chosen = Candidates(config, workdir)
   names = strategies.named(config.strategy)
   able = ranking.possible(chosen, names, workdir)
+  _say_licences(chosen)
   sizes = tasks.sizes_of(config, chosen.members, chosen.settings, selects=True)
   opened = tasks.load_all(config, sizes)
   tasks.write(config, workdir, opened)
@@ -62,6 +64,14 @@ def run(config: Config, workdir: str, board: Board) -> None:
   # All processes end alike.
   if undecided := hosts.from_first(undecided):
     raise ValueError(undecided)
+
+
+def _say_licences(chosen: Candidates) -> None:
+  closed = [f'{m.name} ({m.licence})' for m in chosen.competing if not m.commercial]
+  if closed and hosts.first():
+    logging.warning(
+      'select: licences that forbid commercial use: %s; config.select.licences keeps to others', some(closed)
+    )  # fmt: skip
 
 
 def _write(workdir, board, scores: pd.DataFrame, chooser: str, images, seconds) -> None:

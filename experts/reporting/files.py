@@ -18,7 +18,7 @@ TEXT = frozenset(
 NUMBERS = frozenset(
   (
     'score', 'low', 'high', 'ties', 'duplicates', 'images', 'p_value', 'rank', 'selection', 'lr', 'steps', 'weight_decay',
-    'mixup', 'seed', 'accuracy', 'baseline accuracy', 'seconds', 'step', 'value', 'margin', 'gain',
+    'mixup', 'seed', 'parameters', 'gflops', 'accuracy', 'baseline accuracy', 'seconds', 'step', 'value', 'margin', 'gain',
   )
 )  # fmt: skip
 # In tasks.csv and in the lines of a run this is a name, too.

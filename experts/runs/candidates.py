@@ -52,6 +52,8 @@ class Candidates:
       section.max_dimension,
       section.upstream,
       section.kinds,
+      section.max_gflops,
+      section.licences,
     )
     if not self.competing:
       kinds = ', '.join(sorted({member.role for member in self.members}))

@@ -16,6 +16,7 @@ from experts.training import hosts
 
 COLUMNS = (
   'task', 'model', 'kind', 'strategy', 'score', 'low', 'high', 'ties', 'duplicates', 'images', 'p_value', 'rank',
+  'parameters', 'gflops',
 )  # fmt: skip
 _KNN = ('knn', 'knn_holdout')
 
@@ -104,12 +105,15 @@ def ranked(
       ranks[name] = _ranks(name, part, candidates, ranks)
       if np.isnan(ranks[name]).all():
         part = [nothing] * len(candidates)
-      frame = pd.DataFrame(part, columns=[c for c in COLUMNS if c not in ('p_value', 'rank')])
+      frame = pd.DataFrame(part, columns=COLUMNS)
       tables.append(
         frame.assign(
           task=task,
           model=[m.name for m in candidates],
           kind=[m.role for m in candidates],
+          # 0 where it is not known.
+          parameters=[m.parameters or None for m in candidates],
+          gflops=[m.gflops for m in candidates],
           strategy=name,
           p_value=_p_values(part, candidates) if name in _KNN else np.nan,
           rank=ranks[name],
@@ -120,7 +124,15 @@ def ranked(
   scores = scores.assign(
     task_=pd.Categorical(scores.task, names_of_tasks), place=scores.strategy.map(place)
   ).sort_values(['task_', 'place', 'rank'], kind='stable')
-  return scores[list(COLUMNS)].astype({'rank': 'Int64', 'duplicates': 'Int64', 'images': 'Int64'})
+  return scores[list(COLUMNS)].astype(
+    {
+      'rank': 'Int64',
+      'duplicates': 'Int64',
+      'images': 'Int64',
+      'parameters': 'Int64',
+      'gflops': float,
+    }
+  )
 
 
 def warn(rows: Sequence[scoring.Row]) -> None:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import os
 import pathlib
+import re
 import tempfile
 import typing
 from collections.abc import Mapping, Sequence
@@ -29,8 +30,8 @@ class Member:
   Attributes:
     name: unique in the pool.
     kind: `random` (initialised, never trained), `baseline`, `checkpoint` (the baseline, before its training ended), `full`
-      or `adapter` expert; `bit` (published weights), `timm` (networks of timm), `saved_model` (of TensorFlow, images in [0, 1] -> [B, D]), `callable`
-      (Python: uint8 images [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]),
+      or `adapter` expert; `bit` (published weights), `timm` (networks of timm), `saved_model` (of TensorFlow, images in
+      [0, 1] -> [B, D]), `callable` (Python: uint8 images [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]),
       `embeddings` (computed elsewhere).
     upstream: data set it was trained on; empty for a random network.
     slice: the expert's part of the upstream data; None if it saw all or nothing.
@@ -98,11 +99,18 @@ class Member:
     return self.role not in CONTROLS
 
   @property
+  def commercial(self) -> bool:
+    """Whether its licence, as far as it is known by its name, allows commercial use."""
+    return not _NON_COMMERCIAL.search(self.licence or '')
+
+  @property
   def trainable(self) -> bool:
     """Whether it can be fine-tuned here; of the others only embeddings are known."""
     return KINDS[self.kind].trains
 
 
+# Words of licences for research alone.
+_NON_COMMERCIAL = re.compile(r'\bnc\b|non-?commercial|research', re.IGNORECASE)
 _TYPES = typing.get_type_hints(Member)
 
 
@@ -166,6 +174,8 @@ def filter(
   max_dimension: int = 0,
   upstream: str = '',
   kinds: Sequence[str] = (),
+  max_gflops: float = 0,
+  licences: Sequence[str] = (),
 ) -> list[Member]:
   """Returns the members that pass all the limits that are given, in their order.
 
@@ -179,10 +189,13 @@ def filter(
     max_dimension: of the embedding; 0 for any.
     upstream: the data set that it was trained on; empty for any.
     kinds: of `models.kinds.KINDS`; empty for all.
+    max_gflops: 10⁹ operations of an image's embedding; 0 for any number. One whose number is unknown does not pass.
+    licences: names of licences, in any case; empty for any, and for none that is known.
 
   Raises:
     ValueError: no member is left, or an unknown kind.
   """
+  allowed = {name.lower() for name in licences}
   limits = {
     f'max_parameters={max_parameters}': lambda m: (
       not max_parameters or m.parameters <= max_parameters
@@ -190,6 +203,10 @@ def filter(
     f'max_dimension={max_dimension}': lambda m: not max_dimension or m.dimension <= max_dimension,
     f'upstream={upstream!r}': lambda m: not upstream or m.upstream == upstream,
     f'kinds={",".join(kinds)}': lambda m: not kinds or m.kind in kinds,
+    f'max_gflops={max_gflops:g}': lambda m: not max_gflops or 0 < (m.gflops or 0) <= max_gflops,
+    f'licences={",".join(licences)}': lambda m: (
+      not licences or (m.licence or '').lower() in allowed
+    ),
   }
   if unknown := sorted(set(kinds) - set(KINDS)):
     raise ValueError(f'unknown kinds {", ".join(unknown)}; known: {", ".join(KINDS)}')
@@ -199,6 +216,7 @@ def filter(
     known = {
       'upstreams': sorted({m.upstream for m in members}),
       'kinds': sorted({m.kind for m in members}),
+      'licences': sorted({m.licence or 'unknown' for m in members}),
     }
     raise ValueError(
       f'no model of {len(members)} is left by '

@@ -64,6 +64,7 @@ def _words(member) -> str:
   if member.gflops:
     said += f', {member.gflops:.3g} GFLOPs an image'
   said += f', licence {member.licence}' if member.licence else ''
+  said += '' if member.commercial else ' (forbids commercial use)'
   return said
 
 
