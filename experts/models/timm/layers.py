@@ -1,5 +1,6 @@
 """timm's layers as pure functions, channels last; each finds its parameters in a `Scope`."""
 
+import functools
 from collections.abc import Callable
 
 import flax.linen as nn
@@ -57,7 +58,7 @@ def conv(
   kernel = scope.param('kernel', *size, x.shape[-1] // groups, features).astype(x.dtype)
   pads = _pads(x.shape[1:3], size, stride, padding)
   if groups > 1 and groups == x.shape[-1] == features and x.dtype == jnp.float32:
-    out = _depthwise(x, kernel, stride, pads)
+    out = _depthwise(jnp.pad(x, ((0, 0), *pads, (0, 0))), kernel, stride)
   elif size == (1, 1) and groups == 1 and x.dtype == jnp.float32 and pads == [(0, 0)] * 2:
     # On a CPU, whose dtype float32 is, XLA's kernel gradient of a 1x1 convolution is several times slower.
     out = x[:, ::stride, ::stride] @ kernel[0, 0]
@@ -82,17 +83,43 @@ def _pads(sides, size, stride, padding) -> list[tuple[int, int]]:
   return [(padding, padding)] * 2
 
 
-def _depthwise(x, kernel, stride, pads):
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _depthwise(x, kernel, stride):
   """A sum of shifted maps, which a CPU runs as one loop over the channels; its convolution is a naive one there."""
-  padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
   height, width = kernel.shape[:2]
-  rows, columns = ((s - k) // stride + 1 for s, k in zip(padded.shape[1:3], (height, width)))
+  rows, columns = ((s - k) // stride + 1 for s, k in zip(x.shape[1:3], (height, width)))
   return sum(
-    padded[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
+    x[:, i : i + stride * (rows - 1) + 1 : stride, j : j + stride * (columns - 1) + 1 : stride]
     * kernel[i, j, 0]
     for i in range(height)
     for j in range(width)
   )
+
+
+def _depthwise_gradients(stride, operands, gradient):
+  """What differentiation makes of the sum is several times slower than another such sum, and compiles for seconds."""
+  x, kernel = operands
+  (height, width), (rows, columns) = kernel.shape[:2], gradient.shape[1:3]
+
+  def kernel_row(i):
+    map_rows = jax.lax.dynamic_slice_in_dim(x, i, stride * (rows - 1) + 1, 1)[:, ::stride]
+    shifted = (map_rows[:, :, j : j + stride * (columns - 1) + 1 : stride] for j in range(width))
+    return jnp.stack([(part * gradient).sum((0, 1, 2)) for part in shifted])
+
+  # Each place of x meets the turned kernel over the gradient, spread as far as the stride went.
+  pads = [
+    (k - 1, side - stride * (n - 1) - 1, stride - 1)
+    for k, side, n in ((height, x.shape[1], rows), (width, x.shape[2], columns))
+  ]
+  none = (0, 0, 0)
+  spread = jax.lax.pad(gradient, jnp.zeros((), x.dtype), (none, *pads, none))
+  kernel_gradient = jax.lax.map(kernel_row, jnp.arange(height))[:, :, None]
+  return _depthwise(spread, kernel[::-1, ::-1], 1), kernel_gradient
+
+
+_depthwise.defvjp(
+  lambda x, kernel, stride: (_depthwise(x, kernel, stride), (x, kernel)), _depthwise_gradients
+)
 
 
 def batch_norm(scope: Scope, x: jax.Array, epsilon: float = 1e-5) -> jax.Array:

@@ -81,8 +81,8 @@ def _compare(family, architecture: str, side: int, **arguments) -> tuple[float, 
     return jnp.square(embedding).sum(), embedding
 
   # To compile takes longer than all else.
-  options = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-  both = jax.jit(jax.value_and_grad(ours, has_aux=True), compiler_options=options)
+  quick = {'xla_backend_optimization_level': 0}
+  both = jax.jit(jax.value_and_grad(ours, has_aux=True), compiler_options=quick)
   (_, found), gradient = both(trees['backbone'])
   theirs = model.forward_head(
     model.forward_features(torch.from_numpy(images.transpose(0, 3, 1, 2).copy())), pre_logits=True
