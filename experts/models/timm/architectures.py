@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experts.models.timm import efficientnet, resnet, vit
+from experts.models.timm import convnext, efficientnet, resnet, vit
 
 FAMILIES: tuple[ModuleType, ...] = (
-  vit, resnet, efficientnet,
+  vit, convnext, resnet, efficientnet,
 )  # fmt: skip
 
 
