@@ -95,9 +95,10 @@ def patches(scope: Scope, images: jax.Array, size: int, features: int, bias: boo
   kernel = scope.param('kernel', size, size, channels, features).astype(images.dtype)
   # One product, which every backend runs fast, with its gradient, where a convolution of that stride may not.
   x = images[:, : grid * size, : grid * size].reshape(-1, grid, size, grid, size, channels)
-  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, grid, grid, size * size * channels)
+  x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, size * size * channels)
   out = x @ kernel.reshape(-1, features)
-  return out + scope.param('bias', features).astype(out.dtype) if bias else out
+  out = out + scope.param('bias', features).astype(out.dtype) if bias else out
+  return out.reshape(-1, grid, grid, features)
 
 
 def resample_grid(grid: jax.Array, side: int) -> jax.Array:
@@ -140,17 +141,26 @@ def layer_scale(scope: Scope, x: jax.Array, leaf: str = 'gamma') -> jax.Array:
   return x * scope.param(leaf, x.shape[-1]).astype(x.dtype)
 
 
-def split_heads(x: jax.Array, number: int) -> jax.Array:
-  """[B, N, heads * D] -> [B, heads, N, D]."""
-  return x.reshape(*x.shape[:2], number, -1).swapaxes(1, 2)
+def flat(x: jax.Array) -> jax.Array:
+  """The tokens of a batch one below the other: [B, N, D] -> [B * N, D].
+
+  In this form XLA multiplies and adds them on a CPU as they lie. With one more axis it copies them for each layer's
+  kernel gradient, and computes anew for each copy the sum of all layers' gradients above: twice the time of a step.
+  """
+  return x.reshape(-1, x.shape[-1])
+
+
+def split_heads(x: jax.Array, batch: int, number: int) -> jax.Array:
+  """[B * N, heads * D] -> [B, heads, N, D]."""
+  return x.reshape(batch, -1, number, x.shape[-1] // number).swapaxes(1, 2)
 
 
 def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
-  """Each query's mean of values by its likeness to keys: [B, heads, N or M, D] -> [B, N, heads * D]."""
+  """Each query's mean of values by its likeness to keys: [B, heads, N or M, D] -> [B * N, heads * D]."""
   scores = (query * query.shape[-1] ** -0.5) @ key.swapaxes(-1, -2)
   weights = jax.nn.softmax(scores.astype(jnp.float32), -1).astype(value.dtype)
   out = (weights @ value).swapaxes(1, 2)
-  return out.reshape(*out.shape[:2], -1)
+  return out.reshape(-1, out.shape[2] * out.shape[3])
 
 
 def mlp(
@@ -204,12 +214,10 @@ def attention_pool(
   scope: Scope, x: jax.Array, heads: int, hidden: int, activation: str, kind: Norm
 ) -> jax.Array:
   """Attention of one learnt query: [B, N, D] -> [B, D]."""
-  features = x.shape[-1]
+  batch, _, features = x.shape
   latent = scope.param('latent', 1, 1, features).astype(x.dtype)
-  query = split_heads(linear(scope / 'q', latent, features), heads)
-  key, value = (
-    split_heads(y, heads) for y in jnp.split(linear(scope / 'kv', x, 2 * features), 2, -1)
-  )
-  y = linear(scope / 'proj', attend(query, key, value), features)
-  y = y + mlp(scope / 'mlp', norm(scope / 'norm', y, kind), hidden, activation)
-  return y[:, 0]
+  query = split_heads(linear(scope / 'q', flat(latent), features), 1, heads)
+  kv = jnp.split(linear(scope / 'kv', flat(x), 2 * features), 2, -1)
+  y = attend(query, *(split_heads(y, batch, heads) for y in kv))
+  y = linear(scope / 'proj', y, features)
+  return y + mlp(scope / 'mlp', norm(scope / 'norm', y, kind), hidden, activation)

@@ -125,8 +125,11 @@ def embed(settings: Settings, scope: Scope, images: jax.Array) -> jax.Array:
   x = _place(settings, scope, x)
   if settings.pre_norm:
     x = tokens.norm(scope / 'norm_pre', x, settings.norm_layer)
+  batch, number = x.shape[:2]
+  x = tokens.flat(x)
   for index in range(settings.depth):
-    x = _BLOCKS[settings.block_fn](settings, scope / 'blocks' / index, x)
+    x = _BLOCKS[settings.block_fn](settings, scope / 'blocks' / index, x, batch)
+  x = x.reshape(batch, number, settings.embed_dim)
   return _pool(settings, scope, x).astype(jnp.float32)
 
 
@@ -175,40 +178,43 @@ def _pool(settings, scope, x):
   return x
 
 
-def _block(settings, scope, x):
-  y = _attention(settings, scope / 'attn', _norm(settings, scope / 'norm1', x))
+# Blocks take and give the tokens of a batch one below the other, see `tokens.flat`.
+
+
+def _block(settings, scope, x, batch):
+  y = _attention(settings, scope / 'attn', _norm(settings, scope / 'norm1', x), batch)
   x = x + _scaled(settings, scope / 'ls1', y)
   y = _mlp(settings, scope / 'mlp', _norm(settings, scope / 'norm2', x))
   return x + _scaled(settings, scope / 'ls2', y)
 
 
-def _post_norm_block(settings, scope, x):
-  x = x + _norm(settings, scope / 'norm1', _attention(settings, scope / 'attn', x))
+def _post_norm_block(settings, scope, x, batch):
+  x = x + _norm(settings, scope / 'norm1', _attention(settings, scope / 'attn', x, batch))
   return x + _norm(settings, scope / 'norm2', _mlp(settings, scope / 'mlp', x))
 
 
-def _pairs_block(settings, scope, x):
+def _pairs_block(settings, scope, x, batch):
   """Two attentions beside each other, then two perceptrons."""
-  for kind, name, layer in (('attns', 'attn', _attention), ('ffns', 'mlp', _mlp)):
+  attention = lambda at, y: _attention(settings, at / 'attn', y, batch)
+  perceptron = lambda at, y: _mlp(settings, at / 'mlp', y)
+  for kind, layer in (('attns', attention), ('ffns', perceptron)):
     places = [scope / kind / index for index in range(2)]
-    branches = [layer(settings, at / name, _norm(settings, at / 'norm', x)) for at in places]
+    branches = [layer(at, _norm(settings, at / 'norm', x)) for at in places]
     x = x + sum(_scaled(settings, at / 'ls', y) for at, y in zip(places, branches))
   return x
 
 
-def _parallel_block(settings, scope, x):
+def _parallel_block(settings, scope, x, batch):
   """Attention and perceptron beside each other, their first products one."""
   features, hidden = settings.embed_dim, settings.hidden
   y = _norm(settings, scope / 'in_norm', x)
   y = linear(scope / 'in_proj', y, hidden + 3 * features, settings.qkv_bias)
-  y, query, key, value = jnp.split(y, [hidden + index * features for index in range(3)], -1)
+  y, *qkv = jnp.split(y, [hidden + index * features for index in range(3)], -1)
   if not settings.qkv_bias:
     y = y + scope.param('mlp_bias', hidden).astype(y.dtype)
-  heads = [tokens.split_heads(z, settings.num_heads) for z in (query, key, value)]
-  attended = tokens.attend(*_norm_heads(settings, scope, *heads))
-  y = linear(
-    scope / 'mlp_out_proj', ACTIVATIONS[settings.act_layer](y), features, settings.proj_bias
-  )
+  y = ACTIVATIONS[settings.act_layer](y)
+  y = linear(scope / 'mlp_out_proj', y, features, settings.proj_bias)
+  attended = tokens.attend(*_heads(settings, scope, qkv, batch))
   y = y + linear(scope / 'attn_out_proj', attended, features, settings.proj_bias)
   return x + (y if settings.init_values is None else tokens.layer_scale(scope / 'ls', y))
 
@@ -229,18 +235,18 @@ def _scaled(settings, scope, x):
   return tokens.layer_scale(scope, x) if settings.init_values else x
 
 
-def _norm_heads(settings, scope, query, key, value):
+def _heads(settings, scope, qkv, batch):
+  query, key, value = (tokens.split_heads(y, batch, settings.num_heads) for y in qkv)
   if settings.qk_norm:
     query = _norm(settings, scope / 'q_norm', query)
     key = _norm(settings, scope / 'k_norm', key)
   return query, key, value
 
 
-def _attention(settings, scope, x):
+def _attention(settings, scope, x, batch):
   features = x.shape[-1]
   qkv = jnp.split(linear(scope / 'qkv', x, 3 * features, settings.qkv_bias), 3, -1)
-  heads = [tokens.split_heads(y, settings.num_heads) for y in qkv]
-  x = tokens.attend(*_norm_heads(settings, scope, *heads))
+  x = tokens.attend(*_heads(settings, scope, qkv, batch))
   if settings.scale_attn_norm:
     x = _norm(settings, scope / 'norm', x)
   return linear(scope / 'proj', x, features, settings.proj_bias)
