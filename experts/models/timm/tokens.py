@@ -125,6 +125,32 @@ def resample_positions(positions: jax.Array, prefix: int, side: int) -> jax.Arra
   return jnp.concatenate([positions[:, :prefix], grid.reshape(1, -1, features)], 1)
 
 
+def place(
+  scope: Scope, x: jax.Array, prefix: Mapping[str, int], own: int | None, patches_only: bool
+) -> jax.Array:
+  """Puts learnt tokens before those of patches and adds what says where each is: [B, G, G, D] -> [B, N, D].
+
+  Args:
+    scope: holds the tokens, and `pos_embed`.
+    x: patches.
+    prefix: how many tokens each leaf holds, in their order.
+    own: side of the grid that `pos_embed` is of, in patches; None where there is none.
+    patches_only: it has nothing for the tokens before the patches.
+  """
+  batch, side, _, features = x.shape
+  before = [scope.param(leaf, 1, n, features).astype(x.dtype) for leaf, n in prefix.items() if n]
+  before = [jnp.broadcast_to(token, (batch, *token.shape[1:])) for token in before]
+  x = x.reshape(batch, side * side, features)
+  if own is None:
+    return jnp.concatenate([*before, x], 1)
+  number = 0 if patches_only else sum(prefix.values())
+  positions = scope.param('pos_embed', 1, number + own * own, features)
+  positions = resample_positions(positions, number, side).astype(x.dtype)
+  if patches_only:
+    return jnp.concatenate([*before, x + positions], 1)
+  return jnp.concatenate([*before, x], 1) + positions
+
+
 def norm(scope: Scope, x: jax.Array, kind: Norm) -> jax.Array:
   """Normalises over the last axis."""
   name, epsilon = kind

@@ -59,9 +59,10 @@ class Settings:
   distilled: bool = False
 
   @property
-  def prefix(self) -> int:
-    """The number of tokens before those of the patches."""
-    return self.class_token + self.distilled + self.reg_tokens
+  def prefix(self) -> dict[str, int]:
+    """The number of each kind of token before those of the patches."""
+    single = {'cls_token': int(self.class_token), 'dist_token': int(self.distilled)}
+    return {**single, 'reg_token': self.reg_tokens}
 
   @property
   def hidden(self) -> int:
@@ -122,7 +123,8 @@ def embed(settings: Settings, scope: Scope, images: jax.Array) -> jax.Array:
   )
   if settings.embed_norm_layer:
     x = tokens.norm(scope / 'patch_embed' / 'norm', x, settings.embed_norm_layer)
-  x = _place(settings, scope, x)
+  own = settings.img_size // settings.patch_size if settings.pos_embed == 'learn' else None
+  x = tokens.place(scope, x, settings.prefix, own, settings.no_embed_class)
   if settings.pre_norm:
     x = tokens.norm(scope / 'norm_pre', x, settings.norm_layer)
   batch, number = x.shape[:2]
@@ -133,33 +135,12 @@ def embed(settings: Settings, scope: Scope, images: jax.Array) -> jax.Array:
   return _pool(settings, scope, x).astype(jnp.float32)
 
 
-def _place(settings, scope, x):
-  """Patches [B, G, G, D] -> tokens [B, N, D] that know where they are."""
-  features, dtype = settings.embed_dim, x.dtype
-  batch, side = x.shape[:2]
-  prefix = [('cls_token', 1)] if settings.class_token else []
-  prefix += [('dist_token', 1)] if settings.distilled else []
-  prefix += [('reg_token', settings.reg_tokens)] if settings.reg_tokens else []
-  prefix = [scope.param(name, 1, number, features).astype(dtype) for name, number in prefix]
-  prefix = [jnp.broadcast_to(token, (batch, *token.shape[1:])) for token in prefix]
-  x = x.reshape(batch, side * side, features)
-  if settings.pos_embed in ('', 'none'):
-    return jnp.concatenate([*prefix, x], 1)
-  embedded = 0 if settings.no_embed_class else settings.prefix
-  own = settings.img_size // settings.patch_size
-  positions = scope.param('pos_embed', 1, embedded + own * own, features)
-  positions = tokens.resample_positions(positions, embedded, side).astype(dtype)
-  if settings.no_embed_class:
-    return jnp.concatenate([*prefix, x + positions], 1)
-  return jnp.concatenate([*prefix, x], 1) + positions
-
-
 def _pool(settings, scope, x):
   if settings.final_norm and not settings.norm_after_pool:
     x = tokens.norm(scope / 'norm', x, settings.norm_layer)
   if settings.distilled:
     return x[:, :2].astype(jnp.float32).mean(1)
-  patches = x if settings.pool_include_prefix else x[:, settings.prefix :]
+  patches = x if settings.pool_include_prefix else x[:, sum(settings.prefix.values()) :]
   if settings.global_pool == 'token':
     x = x[:, 0]
   elif settings.global_pool == 'avg':
