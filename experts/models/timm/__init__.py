@@ -4,8 +4,6 @@ A member names its architecture and, where they differ from timm's, the argument
 files. Statistics of batch normalisation stay as they are.
 """
 
-import hashlib
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -15,15 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from experts.models import network, weights
+from experts.models import fitting, network
 from experts.models.timm import architectures, published, states, tensors
 from experts.models.timm.built import Network
 
 Params = network.Params
 
 find = published.find
-# Of the names in a message.
-_NAMED = 6
 
 
 def load(member: Any, folder: str) -> Params:
@@ -37,7 +33,7 @@ def load(member: Any, folder: str) -> Params:
   trees = _read(member, folder)
   if why := mismatch(described, trees):
     raise ValueError(f'model {member.name!r}: {member.weights}: {why}')
-  if member.hash and member.hash != _hash(described, trees):
+  if member.hash and member.hash != fitting.content_hash(described, trees):
     raise ValueError(
       f'{member.weights}: not the weights or settings that the pool lists for {member.name!r} (hashes differ); add the '
       'model anew'
@@ -67,18 +63,9 @@ def mismatch(description: Mapping[str, Any], params: Params) -> str:
   }
   needed = flat(network.own(build(description).shapes(1)))
   found = flat(network.own(params))
-  problems = {
-    'missing': [name for name in needed if name not in found],
-    'left over': [name for name in found if name not in needed],
-    'of another shape': [
-      f'{name} {found[name]} instead of {shape}'
-      for name, shape in needed.items()
-      if name in found and found[name] != shape
-    ],
-  }
-  if not any(problems.values()):
+  said = fitting.problems(needed, found)
+  if not said:
     return ''
-  said = '; '.join(f'{what}: {_listed(names)}' for what, names in problems.items() if names)
   family, settings = architectures.find(description['architecture'], description['arguments'])
   state = tensors.to_state(params, family.head(settings))
   return (
@@ -106,10 +93,10 @@ def examine(
     raise ValueError(f'{member.name}: images of {member.size} pixels: {why}')
   trees = load(member, folder)
   found = {
-    'hash': _hash(described, trees),
+    'hash': fitting.content_hash(described, trees),
     'parameters': sum(leaf.size for leaf in jax.tree.leaves(trees['backbone'])),
     'dimension': one.dimension,
-    'gflops': round(_operations(one, network.own(trees), member.size) / 1e9, 3),
+    'gflops': fitting.gflops(one, network.own(trees), member.size),
   }
   return found, dict(settings)
 
@@ -132,22 +119,3 @@ def _read(member, folder) -> Params:
   if (head := trees.get('head')) and 'kernel' in head:
     head.setdefault('bias', np.zeros(head['kernel'].shape[1], np.float32))
   return trees
-
-
-def _hash(described, trees) -> str:
-  """Of the weights, and of what makes another function of them."""
-  content = [weights.content_hash(trees), described]
-  return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _operations(one: Network, trees, size: int) -> float:
-  """Of one image's embedding, as the compiler counts them before it optimises."""
-  images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
-  shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trees)
-  cost = jax.jit(one.forward).lower(shapes, images).cost_analysis()
-  return cost['flops']
-
-
-def _listed(names) -> str:
-  more = f' and {len(names) - _NAMED} more' if len(names) > _NAMED else ''
-  return ', '.join(names[:_NAMED]) + more
