@@ -16,6 +16,7 @@ import pandas as pd
 import pytest
 
 from experts import entry
+from experts.models import import_hub as hub_command
 from experts.models import kinds, weights
 from experts.selection import pool
 from experts.selection.pool import import_hub
@@ -199,7 +200,7 @@ def imported(modules, tmp_path_factory):
   said = io.StringIO()
   with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said):
     patch.setattr(sys, 'argv', ['', f'--modules={folder}', f'--out={out / "hub"}'])
-    import_hub.main()
+    hub_command.main()
   return out / 'hub' / 'pool.json', said.getvalue().splitlines()
 
 
@@ -225,7 +226,7 @@ def test_the_pool_has_them_as_they_were_and_they_compute_the_same(modules, impor
   bird, family = members[2], kinds.KINDS['full'].family
   assert bird.parameters == sum(value.size for value in _arrays(1).values())
   trees = family.load(bird, str(path.parent))
-  net = family.build(family.describe(pool.read_model(path), trees))
+  net = family.build(family.describe(bird, pool.read_model(path), trees))
   theirs = tf.saved_model.load(str(modules / 'bird'))(images.astype(np.float32) / 255)
   np.testing.assert_allclose(net.forward(trees, images)[1], theirs, rtol=1e-3, atol=1e-4)
   head = weights.load(str(path.parent / 'weights/animal.npz'))['head']
@@ -364,7 +365,7 @@ def test_folders_without_modules_and_a_pool_that_is_there_are_refused(modules, i
 
 
 def test_the_command_ends_in_one_line(tmp_path):
-  command = [sys.executable, '-m', 'experts.selection.pool.import_hub', '--modules=absent']
+  command = [sys.executable, '-m', 'experts.models.import_hub', '--modules=absent']
   done = subprocess.run(
     [*command, f'--out={tmp_path}'], cwd=_ROOT, capture_output=True, text=True, check=False
   )

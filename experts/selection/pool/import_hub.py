@@ -1,9 +1,5 @@
-"""Makes a pool of the experts that [EXP] published for TensorFlow Hub, in this project's own form.
+"""A pool of the experts that [EXP] published for TensorFlow Hub, in this project's own form."""
 
-python -m experts.selection.pool.import_hub --modules=FOLDER --out=POOL
-"""
-
-import argparse
 import functools
 import os
 import tempfile
@@ -12,7 +8,6 @@ from typing import Any
 import jax
 import numpy as np
 
-from experts import entry
 from experts.models import hub, network, opaque, ours, weights
 from experts.selection import pool
 from experts.selection.pool import joining
@@ -120,24 +115,3 @@ def _join(path: str, name: str, trees: network.Params) -> pool.Member:
     trees = {key: tree for key, tree in trees.items() if key != 'backbone'}
   weights.save(known['source'], trees)
   return joining.add(path, name, upstream=_UPSTREAM, size=SIZE, **known)
-
-
-def main() -> None:
-  """The command line."""
-  parser = argparse.ArgumentParser(
-    prog='python -m experts.selection.pool.import_hub', description=__doc__
-  )
-  parser.add_argument(
-    '--modules', required=True, help='folder with NAME/, NAME/1/ or NAME.tar.gz for each expert'
-  )
-  parser.add_argument(
-    '--out', required=True, help='the pool file (.json) to make, or the folder of a pool.json'
-  )
-  given = parser.parse_args()
-  path = convert(given.modules, given.out)
-  print(f'{path}: {len(pool.read(path))} models')
-
-
-if __name__ == '__main__':
-  with entry.guard():
-    main()
