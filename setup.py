@@ -69,6 +69,8 @@ setuptools.setup(
       'pytest-xdist>=3.6,<4',
       'ruff>=0.12,<0.18',
     ],
+    # Networks of torch that have no module of their own here; torchax has tables of one torch's operators.
+    'torch': ['safetensors>=0.5,<1', 'timm>=1.0,<2', 'torch==2.13.0', 'torchax==0.0.13'],
     'tpu': ['jax[tpu]'],
   },
 )

@@ -35,6 +35,7 @@ KINDS = {
   'adapter': _OURS,
   'bit': Kind('experts.models.bit'),
   'timm': Kind('experts.models.timm'),
+  'torch': Kind('experts.models.torch_modules'),
   'saved_model': _OPAQUE,
   'callable': _OPAQUE,
   'embeddings': _OPAQUE,

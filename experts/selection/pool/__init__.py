@@ -30,8 +30,9 @@ class Member:
   Attributes:
     name: unique in the pool.
     kind: `random` (initialised, never trained), `baseline`, `checkpoint` (the baseline, before its training ended), `full`
-      or `adapter` expert; `bit` (published weights), `timm` (networks of timm), `saved_model` (of TensorFlow, images in
-      [0, 1] -> [B, D]), `callable` (Python: uint8 images [B, S, S, 3] -> embeddings [B, D], or a pair of them and class probabilities [B, C]),
+      or `adapter` expert; `bit` (published weights), `timm` (networks of timm), `torch` (modules of torch), `saved_model`
+      (of TensorFlow, images in [0, 1] -> [B, D]), `callable` (Python: uint8 images [B, S, S, 3] -> embeddings [B, D], or a
+      pair of them and class probabilities [B, C]),
       `embeddings` (computed elsewhere).
     upstream: data set it was trained on; empty for a random network.
     slice: the expert's part of the upstream data; None if it saw all or nothing.
@@ -52,9 +53,9 @@ class Member:
     interpolation: how its images are resized, of `data.transforms.INTERPOLATIONS`.
     antialias: whether a pixel of a smaller image is made of all that it covers.
     keep_aspect: whether the shorter side becomes `resize`, instead of both.
-    architecture: of a `timm` network, its name there.
-    arguments: of a `timm` network, what timm's class is given besides, such as {'pad_type': 'same'}.
-    mean: of the channels of a `timm` network's images in [0, 1], which is subtracted.
+    architecture: of a `timm` or `torch` network, timm's name; of a `torch` network else the module:function that makes it.
+    arguments: of such a network, what timm's class or the function is given besides, such as {'pad_type': 'same'}.
+    mean: of the channels of such a network's images in [0, 1], which is subtracted.
     std: of those channels, by which is divided.
     licence: under which its weights may be used, as their publisher names it; None if unknown.
     gflops: 10⁹ operations of one image's embedding, multiplications and additions counted each.

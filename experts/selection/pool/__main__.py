@@ -8,6 +8,7 @@ python -m experts.selection.pool list --pool=pool.json
 
 import argparse
 import json
+from typing import Any
 
 from experts import entry
 
@@ -29,10 +30,11 @@ def main() -> None:
     rows = [[getattr(member, column) for column in _COLUMNS] for member in pool.read(path)]
     print(tabulate.tabulate(rows, _COLUMNS, 'github', intfmt=','))
     return
-  _add(path, given)
+  add(path, given)
 
 
-def _add(path, given) -> None:
+def add(path: str, given: dict[str, Any]) -> None:
+  """Adds the models that a command line says to a pool file, and tells of them."""
   from experts.selection.pool import joining, lists  # Reads weights.
 
   listed, named = given.pop('list'), given.pop('weights')
@@ -68,6 +70,30 @@ def _words(member) -> str:
   return said
 
 
+def fields() -> argparse.ArgumentParser:
+  """What every command that adds a model is told: where, and what may not be known of it otherwise."""
+  parser = argparse.ArgumentParser(add_help=False)
+  parser.add_argument('--pool', default='pool.json', help='the pool file (%(default)s)')
+  parser.add_argument('--name', help='of the model; that of the hub, if not given')
+  parser.add_argument(
+    '--architecture_args',
+    dest='arguments',
+    type=json.loads,
+    help='JSON, for what makes the network',
+  )
+  parser.add_argument('--upstream', help='data set that it was trained on')
+  parser.add_argument('--images', type=int, help='images that it was trained on, if known')
+  parser.add_argument('--imagenet_accuracy', type=float, help='top-1 in [0, 1], if known')
+  parser.add_argument('--licence', help='of its weights')
+  parser.add_argument('--size', type=int, help="side of its images, pixels; else the pool's")
+  parser.add_argument('--resize', type=int, help='side before the central crop')
+  parser.add_argument('--mean', type=float, nargs=3, help='of the channels of images in [0, 1]')
+  parser.add_argument('--std', type=float, nargs=3, help='of the channels of images in [0, 1]')
+  parser.add_argument('--interpolation', help='nearest, bilinear, bicubic or lanczos')
+  parser.add_argument('--antialias', action=argparse.BooleanOptionalAction, help='when resizing')
+  return parser
+
+
 def _parser() -> argparse.ArgumentParser:
   from experts.models import kinds
   from experts.selection.pool import lists
@@ -79,12 +105,12 @@ def _parser() -> argparse.ArgumentParser:
   )
   commands = parser.add_subparsers(dest='command', required=True)
   shown = commands.add_parser('list', help='prints the models of a pool file')
+  shown.add_argument('--pool', default='pool.json', help='the pool file (%(default)s)')
   made = commands.add_parser(
-    'add', help='adds a model to a pool file, which is made if it is not there'
+    'add',
+    help='adds a model to a pool file, which is made if it is not there',
+    parents=[fields()],
   )
-  for one in (shown, made):
-    one.add_argument('--pool', default='pool.json', help='the pool file (%(default)s)')
-  made.add_argument('--name', help='of the model; that of the hub, if not given')
   made.add_argument('--kind', choices=kinds.KINDS, help='of the model')
   made.add_argument(
     '--weights',
@@ -96,20 +122,7 @@ def _parser() -> argparse.ArgumentParser:
   made.add_argument(
     '--architecture', help='of a network of timm: its name there, where its files do not tell'
   )
-  made.add_argument(
-    '--architecture_args', dest='arguments', type=json.loads, help="JSON, for timm's class"
-  )
   made.add_argument('--backbone', help="file of an adapter expert's baseline")
-  made.add_argument('--upstream', help='data set that it was trained on')
-  made.add_argument('--images', type=int, help='images that it was trained on, if known')
-  made.add_argument('--imagenet_accuracy', type=float, help='top-1 in [0, 1], if known')
-  made.add_argument('--licence', help='of its weights')
-  made.add_argument('--size', type=int, help="side of its images, pixels; else the pool's")
-  made.add_argument('--resize', type=int, help='side before the central crop')
-  made.add_argument('--mean', type=float, nargs=3, help='of the channels of images in [0, 1]')
-  made.add_argument('--std', type=float, nargs=3, help='of the channels of images in [0, 1]')
-  made.add_argument('--interpolation', help='nearest, bilinear, bicubic or lanczos')
-  made.add_argument('--antialias', action=argparse.BooleanOptionalAction, help='when resizing')
   made.add_argument('--parameters', type=int, help='where its weights do not tell')
   made.add_argument('--hash', help='of a callable: a word for its version, to cache by')
   return parser
