@@ -13,7 +13,7 @@ from experts.runs.description import Config
 from experts.training import hosts, optim
 
 COLUMNS = (
-  'task', 'model', 'selection', 'lr', 'steps', 'weight_decay', 'mixup', 'trained', 'seed', 'split', 'accuracy',
+  'task', 'model', 'selection', 'lr', 'steps', 'weight_decay', 'mixup', 'seed', 'split', 'accuracy', 'trained',
 )  # fmt: skip
 
 

@@ -88,7 +88,7 @@ def test_missing_file_says_what_makes_it(tmp_path):
   [
     (
       {'kind': 'expert'},
-      "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit, saved_model, ",
+      "unknown kind 'expert'; known: random, baseline, checkpoint, full, adapter, bit, timm, torch, ",
     ),
     ({'kind': 'adapter'}, 'adapters need one, others none'),
     ({'backbone': 'b.npz'}, 'adapters need one, others none'),

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experts.models.timm import convnext, efficientnet, resnet, vit
+from experts.models.timm import convnext, efficientnet, eva, resnet, vit
 
 FAMILIES: tuple[ModuleType, ...] = (
-  vit, convnext, resnet, efficientnet,
+  vit, eva, convnext, resnet, efficientnet,
 )  # fmt: skip
 
 

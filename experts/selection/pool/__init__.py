@@ -217,7 +217,7 @@ def filter(
     known = {
       'upstreams': sorted({m.upstream for m in members}),
       'kinds': sorted({m.kind for m in members}),
-      'licences': sorted({m.licence or 'unknown' for m in members}),
+      **({'licences': sorted({m.licence or 'unknown' for m in members})} if licences else {}),
     }
     raise ValueError(
       f'no model of {len(members)} is left by '
