@@ -23,6 +23,7 @@ _DEPENDENCIES = [
   # 11.3 reads AVIF.
   'pillow>=11.3,<14',
   'pyyaml>=6,<7',
+  'safetensors>=0.5,<1',
   'scikit-learn>=1.5,<2',
   'scipy>=1.15,<2',
   'tabulate>=0.9,<0.11',
@@ -50,17 +51,26 @@ setuptools.setup(
     'gpu': ['jax[cuda12]'],
     # Photographs as iPhones keep them.
     'heic': ['pillow-heif>=1.0,<2'],
+    # Networks by their name there.
+    'hub': ['huggingface_hub>=1.0,<3'],
+    'litert': [
+      'ai-edge-litert>=2.1,<3; platform_system=="Linux" and platform_machine=="x86_64"',
+    ],
+    'onnx': ['onnx>=1.18,<2', 'onnxruntime>=1.20,<2'],
     # TensorBoard's profile tab.
     'profile': ['xprof>=2.20,<3'],
     'test': [
       # Runs published models in the tests of pools.
       'ai-edge-litert>=2.1,<3; platform_system=="Linux" and platform_machine=="x86_64"',
+      'huggingface_hub>=1.0,<3',
       'hypothesis>=6.100,<7',
       'import-linter>=2.5,<3',
       # Carries the schemas of Kubernetes and JobSet.
       'kubeflow-trainer-api>=2.1,<3',
       # Compiles for TPUs, without one.
       'libtpu>=0.0.30,<0.1; platform_system=="Linux" and platform_machine=="x86_64"',
+      'onnx>=1.18,<2',
+      'onnxruntime>=1.20,<2',
       'packaging>=24,<27',
       'pillow-heif>=1.0,<2',
       'pydantic>=2.10,<3',
@@ -68,9 +78,12 @@ setuptools.setup(
       'pytest-timeout>=2.3,<3',
       'pytest-xdist>=3.6,<4',
       'ruff>=0.12,<0.18',
+      'timm>=1.0,<2',
+      'torch>=2.5,<3',
     ],
-    # Networks of torch that have no module of their own here; torchax has tables of one torch's operators.
-    'torch': ['safetensors>=0.5,<1', 'timm>=1.0,<2', 'torch==2.13.0', 'torchax==0.0.13'],
+    # Networks of torch that have no module of their own here; torchax has tables of one torch's operators. It also reads
+    # torch's own files, and checks what leaves for timm.
+    'torch': ['timm>=1.0,<2', 'torch>=2.13,<2.14', 'torchax>=0.0.13,<0.0.14'],
     'tpu': ['jax[tpu]'],
   },
 )

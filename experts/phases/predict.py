@@ -1,7 +1,6 @@
 """Classifies images with a fine-tuned network that a transfer left."""
 
 import csv
-import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -11,9 +10,7 @@ from absl import logging
 
 from experts.data import image_files
 from experts.data.dataset import Dataset, UndecodableImage
-from experts.models import weights
-from experts.models.kinds import family_of
-from experts.models.network import View
+from experts.models import tuned
 from experts.runs import evaluators, views
 from experts.runs.description import Config
 from experts.training import hosts
@@ -22,7 +19,6 @@ from experts.training.progress import Progress
 
 # Columns of the classes that come after the first.
 _MORE = 2
-_MODEL = 'what a transfer left: runs/mine/transfer/mine'
 # Where the rows are until there is one for each image.
 _UNFINISHED = 'predictions-unfinished.csv'
 
@@ -36,90 +32,33 @@ def run(config: Config, workdir: str, board: Board) -> None:
   if not hosts.first():
     return
   for name, what in (
-    ('model', _MODEL),
+    ('model', tuned.EXAMPLE),
     ('images', 'an image, a folder or an archive'),
   ):
     if not config[name]:
       raise ValueError(f'config.{name} is empty: name {what}')
-  described, params = _open_model(config.model)
-  images = _open_images(config.images, described)
+  model = tuned.read(config.model, 'config.model')
+  images = _open_images(config.images, model.described)
   left_out = images.intake.left_out_in_words
   left_out = left_out and f'; left out: {left_out}'
   for note in images.intake.notes:
     logging.info('predict: %s', note)
   logging.info('predict: %d images%s', len(images), left_out)
   path = f'{workdir}/predictions.csv'
-  with _Rows(f'{workdir}/{_UNFINISHED}', _columns(described['classes'])) as rows:
+  with _Rows(f'{workdir}/{_UNFINISHED}', _columns(model.classes)) as rows:
     start = rows.resume([images.where(index) for index in range(len(images))])
     if start:
       logging.info('predict: goes on behind %d images', start)
     with Progress(len(images), description='predict', start=start) as progress:
-      for done, number in _classify(config, described, params, images, start, rows):
+      for done, number in _classify(config, model, images, start, rows):
         progress.update(done, number, None)
     unread = rows.unread
   os.replace(f'{workdir}/{_UNFINISHED}', path)
   apart = f'; {unread} cannot be read' if unread else ''
   print(
-    f'{len(images) - unread} of {len(images)} images classified as one of {len(described["classes"])}{apart}{left_out}: '
+    f'{len(images) - unread} of {len(images)} images classified as one of {len(model.classes)}{apart}{left_out}: '
     f'{path}'
   )
-
-
-def _open_model(path: str) -> tuple[dict[str, Any], dict]:
-  """What a transfer wrote of a network, and its parameters.
-
-  Raises:
-    OSError: one of the two files is not there.
-    ValueError: one is damaged or something else, or they are of two networks.
-  """
-  path = os.path.expanduser(path)
-  path = f'{path}/model.npz' if os.path.isdir(path) else path
-  if not os.path.exists(path):
-    raise FileNotFoundError(f'config.model: there is no {path}: name {_MODEL}')
-  params, file = weights.load(path), f'{path.removesuffix(".npz")}.json'
-  described = _read_description(file, path)
-  _check_pair(described, params, file, path)
-  return described, params
-
-
-def _read_description(file: str, path: str) -> dict[str, Any]:
-  try:
-    with open(file, encoding='utf-8') as opened:
-      described = json.load(opened)
-  except FileNotFoundError as error:
-    raise FileNotFoundError(
-      f'config.model: {path} was not fine-tuned on a task (there is no {file} beside it): name {_MODEL}'
-    ) from error
-  except ValueError as error:
-    raise ValueError(f'{file} is damaged ({error}): take the model of another run') from error
-  try:
-    classes, network = described['classes'], described['network']
-    family_of(network).build(network)
-    whole = isinstance(described.get('ranges') or {}, dict) and all(
-      isinstance(network[name], int) and network[name] > 0 for name in ('size', 'resize')
-    )
-    whole = whole and isinstance(classes, list) and all(isinstance(name, str) for name in classes)
-  except (AttributeError, KeyError, TypeError, ValueError):
-    whole = False
-  if not whole:
-    raise ValueError(f'{file} describes no fine-tuned network: name {_MODEL}')
-  return described
-
-
-def _check_pair(described: Mapping[str, Any], params: dict, file: str, path: str) -> None:
-  advice = 'take both files of one run'
-  head = params.get('head', {}) if isinstance(params.get('backbone'), dict) else {}
-  if not isinstance(head, dict) or {*head} != {'kernel', 'bias'}:
-    raise ValueError(f'{path} has no backbone and head, as a fine-tuned network has: name {_MODEL}')
-  number, outputs = len(described['classes']), head['bias'].size
-  if number != outputs or head['kernel'].shape[1:] != (outputs,):
-    raise ValueError(f'{file} names {number} classes, {path} has {outputs} outputs: {advice}')
-  # A model that was made before this was kept is known by its shapes alone.
-  if described.get('hash', '') not in ('', weights.content_hash(params)):
-    raise ValueError(f'{file} is of other weights than {path}: {advice}')
-  network = described['network']
-  if why := family_of(network).mismatch(network, params):
-    raise ValueError(f'{file} and {path} do not go together: {why}: {advice}')
 
 
 def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:
@@ -129,12 +68,9 @@ def _open_images(path: str, described: Mapping[str, Any]) -> Dataset:
   return image_files.open_unlabelled(path, ranges, published=ranges is None)
 
 
-def _classify(config, described, params, images, start, rows) -> Iterator[tuple[int, int]]:
+def _classify(config, model, images, start, rows) -> Iterator[tuple[int, int]]:
   """Writes the rows batch by batch; yields how many are done, and the images of the last batch."""
-  network, classes = described['network'], described['classes']
-  transform = views.eval_transform(
-    View(**{name: network[name] for name in View._fields if name in network})
-  )
+  transform = views.eval_transform(model.view)
   batch = config.run.evaluation_batch
   for first in range(start, len(images), batch):
     where = range(first, min(first + batch, len(images)))
@@ -146,9 +82,13 @@ def _classify(config, described, params, images, start, rows) -> Iterator[tuple[
         logging.warning('%s', error)
         unread[index] = True
     scores = iter(
-      evaluators.probabilities(network, params, np.array(pixels), batch) if pixels else []
+      evaluators.probabilities(model.network, model.params, np.array(pixels), batch)
+      if pixels
+      else []
     )
-    rows.add([_row(images.where(i), None if i in unread else next(scores), classes) for i in where])
+    rows.add(
+      [_row(images.where(i), None if i in unread else next(scores), model.classes) for i in where]
+    )
     yield where[-1] + 1, len(where)
 
 

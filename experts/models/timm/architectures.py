@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from experts.models.timm import convnext, efficientnet, eva, resnet, vit
+from experts.models.timm import convnext, efficientnet, eva, resnet, resnetv2, vit
 
 FAMILIES: tuple[ModuleType, ...] = (
-  vit, eva, convnext, resnet, efficientnet,
+  vit, eva, convnext, resnet, resnetv2, efficientnet,
 )  # fmt: skip
 
 
@@ -57,6 +57,9 @@ def looks_like(state: Mapping[str, np.ndarray]) -> str:
   if 'layer1.0.conv1.weight' in state:
     depths = [count(rf'layer{i}\.(\d+)\.') for i in range(1, 5)]
     return f'a ResNet of {depths} blocks'
+  if 'stages.0.blocks.0.norm3.weight' in state:
+    depths = [count(rf'stages\.{i}\.blocks\.(\d+)\.') for i in range(4)]
+    return f'a ResNet v2 of {depths} blocks, {width("stem.conv.weight")} wide'
   if 'conv_stem.weight' in state:
     depths = [count(rf'blocks\.{i}\.(\d+)\.') for i in range(7)]
     return f'an EfficientNet or MobileNet of {[n for n in depths if n]} blocks, {width("conv_stem.weight")} wide'

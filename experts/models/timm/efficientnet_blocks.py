@@ -291,10 +291,10 @@ def _attention(style: Style, scope: Scope, x: jax.Array, block: Block, act: str)
     if block.kv_stride > 1:
       conv = Conv(inner, block.size, block.kv_stride, 1)
       y = unit(style, attn / name, 'down_conv norm', y, conv)
-    return layers.conv(attn / name / 'proj', y, block.dim).reshape(len(x), -1, block.dim)
+    return layers.conv(attn / name / 'proj', y, block.dim).reshape(x.shape[0], -1, block.dim)
 
   query = layers.conv(attn / 'query' / 'proj', x, block.heads * block.dim)
-  query = query.reshape(len(x), -1, block.heads, block.dim)
+  query = query.reshape(x.shape[0], -1, block.heads, block.dim)
   scores = jnp.einsum('bnhd,bmd->bhnm', query, shared('key')).astype(jnp.float32)
   weights = jax.nn.softmax(scores * block.dim**-0.5).astype(x.dtype)
   out = jnp.einsum('bhnm,bmd->bnhd', weights, shared('value')).reshape(*x.shape[:3], -1)

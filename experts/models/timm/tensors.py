@@ -30,7 +30,8 @@ def to_trees(state: State, head: str) -> Trees:
     module, _, leaf = name.rpartition('.')
     leaf, value = _to_leaf(leaf, np.asarray(value, np.float32))
     if module == head:
-      trees.setdefault('head', {})[leaf] = value
+      # A convolution of what is pooled is a dense layer.
+      trees.setdefault('head', {})[leaf] = value[0, 0] if value.ndim == 4 else value
       continue
     tree = trees.setdefault('statistics' if leaf in ('mean', 'var') else 'backbone', {})
     (tree.setdefault(module, {}) if module else tree)[leaf] = value

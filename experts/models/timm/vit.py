@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experts.models.timm import tokens
 from experts.models.timm.layers import ACTIVATIONS, linear
@@ -110,6 +111,18 @@ def settings(architecture: str, arguments: Mapping[str, Any]) -> Settings:
 def fault(settings: Settings, side: int) -> str:
   """Why images of this side (pixels) cannot be taken; empty if they can."""
   return tokens.fault(settings.img_size, settings.patch_size, side)
+
+
+def resized(
+  settings: Settings, backbone: Mapping[str, Any], side: int
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+  """The arguments and parameters that a network for images of this side (pixels) has of its own."""
+  if 'pos_embed' in backbone:
+    prefix = 0 if settings.no_embed_class else settings.prefix
+    grid = side // settings.patch_size
+    positions = tokens.resample_positions(jnp.asarray(backbone['pos_embed']), prefix, grid)
+    backbone = {**backbone, 'pos_embed': np.asarray(positions)}
+  return {'img_size': side}, backbone
 
 
 def embed(settings: Settings, scope: Scope, images: jax.Array) -> jax.Array:

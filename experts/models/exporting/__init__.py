@@ -1,0 +1,60 @@
+"""The forms in which fine-tuned networks leave, each with the module that knows it. A new form is a module and a line here."""
+
+import importlib
+from typing import Any, Protocol
+
+import numpy as np
+
+from experts.models.tuned import Tuned
+
+FORMS = {
+  'timm': 'experts.models.exporting.timm',
+}
+
+
+class Form(Protocol):
+  """The module of a form.
+
+  Attributes:
+    TOLERANCE: how far its probabilities may be from our own network's.
+    LIBRARY: what the Hugging Face hub calls what opens it.
+  """
+
+  TOLERANCE: float
+  LIBRARY: str
+
+  def write(self, tuned: Tuned, folder: str) -> None:
+    """Writes the files of a network into an empty folder.
+
+    Raises:
+      ValueError: a network that has no such form, or a package that is missing; one line.
+    """
+
+  def run(self, folder: str, images: np.ndarray) -> tuple[np.ndarray, str]:
+    """What a folder's network says of images, uint8 [N, S, S, 3], in the form's own runtime.
+
+    Returns:
+      Probabilities float32 [N, C], and what computed them, in words.
+    """
+
+  def usage(self, tuned: Tuned) -> str:
+    """How to use a folder, for its card: Python, `pixels` is uint8 [N, S, S, 3], and what else is to be known."""
+
+
+def form(name: str) -> Any:
+  """The module of a form of `FORMS`."""
+  return importlib.import_module(FORMS[name])
+
+
+def need(module: str, extra: str) -> Any:
+  """A package that not everybody has.
+
+  Raises:
+    ValueError: it is missing; says how to install it.
+  """
+  try:
+    return importlib.import_module(module)
+  except ImportError as error:
+    raise ValueError(
+      f"this format needs {module.partition('.')[0]} ({error}): pip install 'experts[{extra}]'"
+    ) from None

@@ -1,0 +1,153 @@
+"""Small networks as transfers leave them, and processes that know of one library alone."""
+
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import types
+
+import jax
+import numpy as np
+import pytest
+
+from experts.export import shown
+from experts.models import kinds, ours, resnet, tuned, weights
+from experts.runs import evaluators
+
+_CLASSES = ['ash', 'beech', 'c|d']
+_SHOWN = {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.25, 0.3]}
+# timm's import wants torchvision's operators; the build on PyPI may not load beside a CPU build of torch.
+_TIMM = """
+import torch
+if not hasattr(torch.ops.torchvision, 'nms'):
+  library = torch.library.Library('torchvision', 'DEF')
+  for name in ('nms', 'qnms'):
+    library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
+import timm
+"""
+
+
+def _ours(root='small', adapter=False, **network):
+  network = {'depth': 14, 'width': 0.0625, 'root': root, 'dtype': 'float32', **network}
+  model = ours.build(network).resnet
+  params = {**resnet.init(model, jax.random.key(0), len(_CLASSES))}
+  if adapter:
+    params['adapter'] = resnet.init_adapter(model, jax.random.key(1))
+  return network, params
+
+
+def _timm(architecture, **arguments):
+  network = {
+    'kind': 'timm',
+    'architecture': architecture,
+    'arguments': arguments,
+    'dtype': 'float32',
+    **_SHOWN,
+  }
+  return network, dict(kinds.family_of(network).build(network).shapes(len(_CLASSES)))
+
+
+_VIT = {'embed_dim': 48, 'depth': 2, 'num_heads': 3, 'img_size': 48, 'reg_tokens': 1}
+_NETWORKS = {
+  'small': lambda: _ours(),
+  'imagenet': lambda: _ours('imagenet'),
+  'adapter': lambda: _ours(adapter=True),
+  'bit': lambda: _ours('imagenet', depth=50, width=1),
+  'resnet': lambda: _timm('resnet18', layers=[1, 1, 1, 1], channels=[8, 8, 16, 16]),
+  'mobilenet': lambda: _timm('mobilenetv3_small_050'),
+  'vit': lambda: _timm('vit_tiny_patch16_224', **_VIT),
+  'distilled': lambda: _timm(
+    'deit_tiny_distilled_patch16_224', embed_dim=48, depth=1, num_heads=3, img_size=32
+  ),
+}
+
+
+def _filled(shapes):
+  """Random values of the usual sizes, so that nothing can be left out unseen; probabilities that are not even."""
+  rng = np.random.default_rng(0)
+
+  def draw(path, leaf):
+    name = path[-1].key
+    if name in ('scale', 'var'):
+      return (1 + 0.2 * np.abs(rng.normal(size=leaf.shape))).astype(np.float32)
+    fan = np.prod(leaf.shape[:-1]) if len(leaf.shape) > 1 else 25
+    return (rng.normal(size=leaf.shape) * 1.5 * fan**-0.5).astype(np.float32)
+
+  return jax.tree_util.tree_map_with_path(draw, dict(shapes))
+
+
+def _spread(network, params, images) -> None:
+  """Sets the head so that the classes of images differ: logits have a mean of 0 and deviations of about 1."""
+  params['head'] = {'kernel': params['head']['kernel'] * 1e-3, 'bias': 0 * params['head']['bias']}
+  logits = np.log(_probabilities(network, params, images))
+  scale = 1 / logits.std(0).max()
+  params['head'] = {
+    'kernel': params['head']['kernel'] * scale,
+    'bias': (-logits.mean(0) * scale).astype(np.float32),
+  }
+
+
+def _probabilities(network, params, images):
+  # As the export itself asks for them: one program.
+  with jax.default_matmul_precision('highest'):
+    return evaluators.probabilities({**network, 'dtype': 'float32'}, params, images, 16)
+
+
+def _make(folder: pathlib.Path, name: str, size: int = 32, **more) -> pathlib.Path:
+  network, shapes = _NETWORKS[name]()
+  params = _filled(shapes)
+  view = {'size': size, 'resize': size, 'interpolation': 'bicubic', 'antialias': True}
+  _spread({**network, **view}, params, _images(size))
+  folder.mkdir(parents=True)
+  weights.save(str(folder / 'model.npz'), params)
+  described = {
+    'task': 'trees',
+    'model': 'one',
+    'lr': 0.03,
+    'steps': 100,
+    'test_accuracy': 0.75,
+    'classes': _CLASSES,
+    'hash': weights.content_hash(params),
+    'network': {**network, **view},
+    **more,
+  }
+  (folder / 'model.json').write_text(json.dumps(described))
+  return folder
+
+
+def _expected(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
+  one = tuned.read(str(folder), '--model')
+  return _probabilities(one.network, one.params, images)
+
+
+def _alone(folder: pathlib.Path, images: np.ndarray, code: str, absent=('jax',)) -> np.ndarray:
+  """Probabilities that a new process computes: `images` -> `found`, in a program that must not load some modules."""
+  np.save(folder / 'images.npy', images)
+  program = (
+    f'import sys, numpy as np\nfolder = {str(folder)!r}\nimages = np.load(folder + "/images.npy")\n{code}\n'
+    f'loaded = set({absent!r}) & set(sys.modules)\nassert not loaded, loaded\n'
+    'np.save(folder + "/found.npy", np.asarray(found))\n'
+  )
+  done = subprocess.run(
+    [sys.executable, '-c', program],
+    cwd=folder,
+    env={**os.environ, 'PYTHONPATH': ''},
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 0, done.stderr[-3000:]
+  return np.load(folder / 'found.npy')
+
+
+def _images(size: int = 32, number: int = 7) -> np.ndarray:
+  return shown.fixed(size)[::-1][:number]
+
+
+@pytest.fixture
+def peer():
+  """`make` a fine-tuned network, what is `expected` of it, `images`, what a process `alone` finds, `timm`'s import."""
+  return types.SimpleNamespace(
+    make=_make, expected=_expected, alone=_alone, images=_images, timm=_TIMM, filled=_filled
+  )
