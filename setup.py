@@ -43,7 +43,7 @@ setuptools.setup(
   license='Apache-2.0',
   python_requires='>=3.11',
   packages=setuptools.find_packages(include=['experts', 'experts.*']),
-  package_data={'experts.reporting': ['page.html']},
+  package_data={'experts.reporting': ['page.html'], 'experts.selection.pool': ['shipped/*.json']},
   install_requires=_DEPENDENCIES,
   extras_require={
     # What the benchmarks are measured against.
@@ -79,7 +79,8 @@ setuptools.setup(
       'pytest-xdist>=3.6,<4',
       'ruff>=0.12,<0.18',
       'timm>=1.0,<2',
-      'torch>=2.5,<3',
+      'torch>=2.13,<2.14',
+      'torchax>=0.0.13,<0.0.14',
     ],
     # Networks of torch that have no module of their own here; torchax has tables of one torch's operators. It also reads
     # torch's own files, and checks what leaves for timm.

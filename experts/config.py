@@ -5,104 +5,32 @@ whose keys the user chooses (the tasks). The defaults live in `configs/common.py
 or there is found by the first test that loads a config.
 """
 
-import dataclasses
 import difflib
 import itertools
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import ml_collections
 
+from experts.fields import (
+  Each,
+  Field,
+  at_least_one,
+  choice,
+  duration,
+  integer,
+  number,
+  numbers,
+  parsed_by,
+  positive,
+  some_of,
+)
 from experts.models import partial
 from experts.models.kinds import KINDS
 from experts.reporting import results
 from experts.selection import knn, pool, strategies
-from experts.training import cadence, optim, profile
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-  """One leaf of a config: its type, the values it accepts, and what to say of others."""
-
-  kind: type
-  accepts: Callable[[Any], bool] = lambda value: True
-  rule: str = ''
-
-
-@dataclasses.dataclass(frozen=True)
-class Each:
-  """A section with keys of the user's choice, all of one schema."""
-
-  schema: Mapping[str, Any]
-
-
-def integer(low: int) -> Field:
-  return Field(int, lambda v: v >= low, f'a whole number of at least {low}')
-
-
-def number(low: float, high: float = float('inf')) -> Field:
-  return Field(float, lambda v: low <= v <= high, f'a number from {low:g} to {high:g}')
-
-
-def positive() -> Field:
-  return Field(float, lambda v: 0 < v < float('inf'), 'a number above 0')
-
-
-def choice(*options: str) -> Field:
-  return Field(str, lambda v: v in options, 'one of ' + ', '.join(map(repr, options)))
-
-
-def some_of(*options: str) -> Field:
-  return Field(
-    tuple,
-    lambda v: len(set(v)) == len(v) and set(v) <= set(options),
-    'distinct values of ' + ', '.join(map(repr, options)),
-  )
-
-
-def numbers(low: float, high: float) -> Field:
-  return Field(
-    tuple,
-    lambda v: all(isinstance(x, (int, float)) and low < x <= high for x in v),
-    f'numbers above {low:g} and up to {high:g}',
-  )
-
-
-def at_least_one(low: float) -> Field:
-  return Field(
-    tuple,
-    lambda v: (
-      len(v) > 0 and all(isinstance(x, (int, float)) and low <= x < float('inf') for x in v)
-    ),
-    f'at least one number of {low:g} or more',
-  )
-
-
-def duration(*units: str, above_zero: bool = True) -> Field:
-  def accepts(value: Any) -> bool:
-    try:
-      amount, unit = optim.parse_duration(value)
-    except (TypeError, ValueError):
-      return False
-    return unit in units and (amount > 0 or not above_zero)
-
-  rule = (
-    f"a number{' above 0' * above_zero} and a unit ({', '.join(units)}), such as '30 {units[0]}'"
-  )
-  return Field(str, accepts, rule)
-
-
-def _parsed_by(parse: Callable[[str], Any]) -> Callable[[Any], bool]:
-  def accepts(value: Any) -> bool:
-    try:
-      parse(value)
-    except ValueError:
-      return False
-    return True
-
-  return accepts
-
+from experts.training import cadence, profile
 
 # In the order in which each needs what those before it leave.
 PHASES = ('upstream', 'experts', 'domain_predictor', 'select', 'transfer', 'dat', 'report')
@@ -110,7 +38,7 @@ STR = Field(str)
 BOOL = Field(bool)
 EVERY = Field(
   str,
-  _parsed_by(cadence.parse),
+  parsed_by(cadence.parse),
   "a number above 0 and a unit (steps, seconds, minutes, hours), such as '10 minutes'",
 )
 
@@ -139,7 +67,7 @@ SCHEMA = {
   'results': STR,
   'paper': STR,
   'profile_steps': Field(
-    str, _parsed_by(profile.parse), "empty, or a range of steps such as '10:15'"
+    str, parsed_by(profile.parse), "empty, or a range of steps such as '10:15'"
   ),
   'model': {
     'depth': Field(int, lambda v: v in (14, 26, 50, 101, 152), '14, 26, 50, 101 or 152'),
@@ -234,7 +162,7 @@ SCHEMA = {
     'mixups': at_least_one(0),
     'trained': Field(
       tuple,
-      lambda v: 0 < len(v) == len(set(v)) and all(_parsed_by(partial.blocks)(x) for x in v),
+      lambda v: 0 < len(v) == len(set(v)) and all(parsed_by(partial.blocks)(x) for x in v),
       "at least one of 'all', 'head', 'last:1', 'last:2', …, each once",
     ),
     'optimizer': choice('sgd', 'adamw'),

@@ -110,6 +110,9 @@ class Member:
     return KINDS[self.kind].trains
 
 
+_RARE = (
+  'interpolation', 'antialias', 'keep_aspect', 'architecture', 'arguments', 'mean', 'std', 'licence', 'gflops', 'class_names',
+)  # fmt: skip
 # Words of licences for research alone.
 _NON_COMMERCIAL = re.compile(r'\bnc\b|non-?commercial|research', re.IGNORECASE)
 _TYPES = typing.get_type_hints(Member)
@@ -152,7 +155,7 @@ def write(path: str | os.PathLike, members: Sequence[Member], model: Mapping[str
   """
   path = pathlib.Path(path)
   _check(path, members, model)
-  content = {'model': dict(model), 'members': [dataclasses.asdict(m) for m in members]}
+  content = {'model': dict(model), 'members': [_entry(m) for m in members]}
   text = json.dumps(content, indent=2) + '\n'
   # Beside the target, since a rename is atomic only within one file system.
   with tempfile.NamedTemporaryFile(
@@ -256,6 +259,15 @@ def _read_json(path: str | os.PathLike) -> dict[str, object]:
   ):
     raise ValueError(f"pool {path} must hold an object 'model' and a list 'members'")
   return content
+
+
+def _entry(member: Member) -> dict[str, object]:
+  """What a file has of a member: of the fields that few have only those that say something."""
+  return {
+    field.name: getattr(member, field.name)
+    for field in dataclasses.fields(member)
+    if field.name not in _RARE or getattr(member, field.name) != field.default
+  }
 
 
 def _member(path: str | os.PathLike, index: int, entry: object) -> Member:
