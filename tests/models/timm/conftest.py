@@ -101,7 +101,11 @@ def _compare(family, architecture: str, side: int, **arguments) -> tuple[float, 
 
 @pytest.fixture(scope='session')
 def timm_peer():
-  """`create`, `meta_state`, `shapes` and `compare`, see there."""
+  """`create`, `randomise`, `meta_state`, `shapes` and `compare`, see there."""
   return types.SimpleNamespace(
-    create=_create, meta_state=_meta_state, shapes=_shapes, compare=_compare
+    create=_create,
+    randomise=_randomise,
+    meta_state=_meta_state,
+    shapes=_shapes,
+    compare=_compare,
   )
