@@ -24,6 +24,14 @@ jax.config.update('jax_num_cpu_devices', 8)
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 
+# Tiny networks that are compiled a hundred times: a fifth of the time is spent with less care for their speed.
+QUICK = {
+  'JAX_DISABLE_MOST_OPTIMIZATIONS': 'true',
+  'XLA_FLAGS': '--xla_cpu_use_fusion_emitters=false',
+}
+# Where tests are of what is computed, programs are those that people get.
+_QUICK_ROOMS = ('phases', 'runs', 'launch')
+
 # A hierarchy of two groups of three classes; a class is a colour and a direction of stripes.
 _GROUPS = {
   'warm': {'red': (220, 40, 40), 'orange': (220, 140, 30), 'pink': (230, 120, 170)},
@@ -67,6 +75,16 @@ def _draw(folder: pathlib.Path, colour, horizontal: bool, number: int, seed: int
     cv2.imwrite(str(folder / f'{i}.png'), image[..., ::-1])
 
 
+@pytest.fixture(scope='module', autouse=True)
+def _quick_programs(request):
+  if request.path.parent.name not in _QUICK_ROOMS:
+    yield
+    return
+  jax.config.update('jax_disable_most_optimizations', True)
+  yield
+  jax.config.update('jax_disable_most_optimizations', False)
+
+
 @pytest.fixture(scope='session')
 def data_dir(tmp_path_factory) -> pathlib.Path:
   data = tmp_path_factory.mktemp('data')
@@ -97,7 +115,7 @@ def _run(config_file, workdir, *flags) -> subprocess.CompletedProcess:
   return subprocess.run(
     [sys.executable, 'main.py', f'--config={config_file}', f'--workdir={workdir}', *flags],
     cwd=ROOT,
-    env={**os.environ, 'XLA_FLAGS': '', 'JAX_NUM_CPU_DEVICES': '1'},
+    env={**os.environ, **QUICK, 'JAX_NUM_CPU_DEVICES': '1'},
     capture_output=True,
     text=True,
     check=False,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experts.models.timm import efficientnet, efficientnet_blocks, layers, tensors
+from experts.models.timm import efficientnet, efficientnet_blocks, tensors
 from experts.models.timm.scope import Scope
 
 torch = pytest.importorskip(
@@ -215,34 +215,6 @@ def _real_differences(timm_peer, entry):
   # A gradient takes several times as long to compile.
   gradients = entry['name'] in ('mobilenet_v1_imagenet', 'mobilenet_v2_035_imagenet')
   return _differences(_network(settings), model, images, gradients)
-
-
-def test_a_depthwise_gradient_is_that_of_the_convolution():
-  """Of maps with more and fewer rows than are added up at once, of every padding and stride."""
-  generator = np.random.default_rng(0)
-  normal = lambda *shape: jnp.asarray(generator.normal(size=shape), jnp.float32)
-
-  def convolved(x, kernel, stride, pads):
-    return jax.lax.conv_general_dilated(
-      x,
-      kernel,
-      (stride, stride),
-      pads,
-      dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-      feature_group_count=x.shape[-1],
-    )
-
-  for side, size, stride, before in [(1, 3, 1, 1), (9, 5, 2, 2), (9, 3, 2, 0), (17, 3, 1, 1)]:
-    arrays = normal(2, side, side, 4), normal(size, size, 1, 4)
-    fixed = stride, ((before, 1), (before, 1))
-    ours, theirs = (_gradient(f, arrays, fixed) for f in (layers._depthwise, convolved))
-    for found, expected in zip(ours, theirs):
-      np.testing.assert_allclose(found, expected, atol=1e-4)
-
-
-def _gradient(f, arrays, fixed):
-  loss = lambda x, kernel: jnp.sin(f(x, kernel, *fixed)).sum()
-  return jax.jit(jax.grad(loss, argnums=(0, 1)), compiler_options=_QUICK)(*arrays)
 
 
 def test_arguments_of_a_checkpoint_come_before_those_of_its_name():
