@@ -11,7 +11,7 @@ import jax
 import numpy as np
 import pytest
 
-from experts.export import shown
+from experts.export import export, shown
 from experts.models import kinds, ours, resnet, tuned, weights
 from experts.runs import evaluators
 
@@ -31,10 +31,10 @@ import timm
 def _ours(root='small', adapter=False, **network):
   network = {'depth': 14, 'width': 0.0625, 'root': root, 'dtype': 'float32', **network}
   model = ours.build(network).resnet
-  params = {**resnet.init(model, jax.random.key(0), len(_CLASSES))}
+  shapes = dict(ours.build(network).shapes(len(_CLASSES)))
   if adapter:
-    params['adapter'] = resnet.init_adapter(model, jax.random.key(1))
-  return network, params
+    shapes['adapter'] = jax.eval_shape(lambda: resnet.init_adapter(model, jax.random.key(1)))
+  return network, shapes
 
 
 def _timm(architecture, **arguments):
@@ -81,6 +81,7 @@ def _spread(network, params, images) -> None:
   """Sets the head so that the classes of images differ: logits have a mean of 0 and deviations of about 1."""
   params['head'] = {'kernel': params['head']['kernel'] * 1e-3, 'bias': 0 * params['head']['bias']}
   logits = np.log(_probabilities(network, params, images))
+  logits -= logits.mean(1, keepdims=True)
   scale = 1 / logits.std(0).max()
   params['head'] = {
     'kernel': params['head']['kernel'] * scale,
@@ -121,14 +122,26 @@ def _expected(folder: pathlib.Path, images: np.ndarray) -> np.ndarray:
   return _probabilities(one.network, one.params, images)
 
 
-def _alone(folder: pathlib.Path, images: np.ndarray, code: str, absent=('jax',)) -> np.ndarray:
-  """Probabilities that a new process computes: `images` -> `found`, in a program that must not load some modules."""
-  np.save(folder / 'images.npy', images)
-  program = (
-    f'import sys, numpy as np\nfolder = {str(folder)!r}\nimages = np.load(folder + "/images.npy")\n{code}\n'
-    f'loaded = set({absent!r}) & set(sys.modules)\nassert not loaded, loaded\n'
-    'np.save(folder + "/found.npy", np.asarray(found))\n'
-  )
+def _alone(folder: pathlib.Path, exports, code: str, absent=('jax',)) -> list[np.ndarray]:
+  """What a new process computes, which cannot load some modules.
+
+  Args:
+    folder: for its files.
+    exports: pairs of a folder and images.
+    code: defines run(folder, images) -> probabilities.
+    absent: names of modules.
+  """
+  for i, (_, images) in enumerate(exports):
+    np.save(folder / f'images{i}.npy', images)
+  program = f"""
+import os, sys
+os.environ['TF_CPP_MIN_LOG_LEVEL'] = '3'
+sys.modules.update(dict.fromkeys({absent!r}))
+import numpy as np
+{code}
+for i, folder in enumerate({[str(where) for where, _ in exports]!r}):
+  np.save(f'found{{i}}.npy', run(folder, np.load(f'images{{i}}.npy')))
+"""
   done = subprocess.run(
     [sys.executable, '-c', program],
     cwd=folder,
@@ -138,7 +151,22 @@ def _alone(folder: pathlib.Path, images: np.ndarray, code: str, absent=('jax',))
     check=False,
   )
   assert done.returncode == 0, done.stderr[-3000:]
-  return np.load(folder / 'found.npy')
+  return [np.load(folder / f'found{i}.npy') for i in range(len(exports))]
+
+
+def _compare(folder: pathlib.Path, form: str, networks, code: str, absent, tolerance=1e-4) -> None:
+  """Exports networks, names by size, and holds what a process alone makes of them against ours."""
+  models = {name: _make(folder / name, name, size) for name, size in networks.items()}
+  exports = []
+  for name, model in models.items():
+    export(str(model), form, str(folder / f'{name}-out'))
+    # Another number of images than any that it was made with.
+    exports.append((folder / f'{name}-out', _images(networks[name], 7)))
+  for (name, model), found, (_, images) in zip(
+    models.items(), _alone(folder, exports, code, absent), exports
+  ):
+    np.testing.assert_allclose(found, _expected(model, images), atol=tolerance, err_msg=name)
+    assert found.std(0).max() > 0.1  # Images matter.
 
 
 def _images(size: int = 32, number: int = 7) -> np.ndarray:
@@ -147,7 +175,7 @@ def _images(size: int = 32, number: int = 7) -> np.ndarray:
 
 @pytest.fixture
 def peer():
-  """`make` a fine-tuned network, what is `expected` of it, `images`, what a process `alone` finds, `timm`'s import."""
+  """`make` a fine-tuned network, what is `expected` of it, `images`; and see `_compare`, `_TIMM`."""
   return types.SimpleNamespace(
-    make=_make, expected=_expected, alone=_alone, images=_images, timm=_TIMM, filled=_filled
+    make=_make, expected=_expected, images=_images, compare=_compare, timm=_TIMM
   )

@@ -15,60 +15,49 @@ from experts.selection import pool
 from experts.selection.pool import joining
 
 _TORCH = """
-model = timm.create_model('local-dir:' + folder, pretrained=True).eval()
-shown = timm.data.resolve_model_data_config(model)
-transform = timm.data.create_transform(**shown)
 from PIL import Image
-pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
-with torch.inference_mode():
-  found = model(pixels).softmax(-1).numpy()
+
+def run(folder, images):
+  model = timm.create_model('local-dir:' + folder, pretrained=True).eval()
+  transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+  pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
+  with torch.inference_mode():
+    return model(pixels).softmax(-1).numpy()
 """
 
 
-@pytest.fixture
-def installed(peer):
+def test_timm_alone_gives_our_probabilities(tmp_path, peer):
   pytest.importorskip('torch', reason='torch runs what leaves for timm')
   exec(peer.timm, {})
-
-
-@pytest.mark.parametrize(
-  ('name', 'size'),
-  [('resnet', 32), ('mobilenet', 32), ('vit', 64), ('distilled', 48), ('bit', 32)],
-)
-def test_timm_alone_gives_our_probabilities(tmp_path, peer, installed, name, size):
-  model = peer.make(tmp_path / 'model', name, size)
-  check = export(str(model), 'timm', str(tmp_path / 'out'))
-  assert check.runtime.startswith('timm ')
-  images = peer.images(size)
-  found = peer.alone(tmp_path / 'out', images, peer.timm + _TORCH, ('jax', 'tensorflow', 'experts'))
-  np.testing.assert_allclose(found, peer.expected(model, images), atol=1e-4)
-  assert found.std(0).max() > 1e-2  # Images matter.
-  if name == 'bit':
-    assert _back(tmp_path, peer, model, size).architecture == 'resnetv2_50x1_bit'
+  networks = {'resnet': 32, 'mobilenet': 32, 'vit': 64, 'distilled': 48, 'bit': 32}
+  absent = ('jax', 'tensorflow', 'experts')
+  peer.compare(tmp_path, 'timm', networks, peer.timm + _TORCH, absent)
+  assert 'timm 1' in (tmp_path / 'bit-out' / 'README.md').read_text()
+  assert _back(tmp_path, peer, 'bit', 32).architecture == 'resnetv2_50x1_bit'
 
 
 def test_what_left_comes_back_into_a_pool(tmp_path, peer, monkeypatch):
-  model = peer.make(tmp_path / 'model', 'vit', 64)
+  model = peer.make(tmp_path / 'vit', 'vit', 64)
   # As where there is no torch.
   monkeypatch.setitem(sys.modules, 'timm', None)
-  check = export(str(model), 'timm', str(tmp_path / 'out'))
+  check = export(str(model), 'timm', str(tmp_path / 'vit-out'))
   assert check.runtime.startswith("this project's own reading")
-  member = _back(tmp_path, peer, model, 64)
+  member = _back(tmp_path, peer, 'vit', 64)
   assert (member.size, member.resize, member.interpolation, member.keep_aspect) == (
     64, 64, 'bicubic', False,
   )  # fmt: skip
   assert member.class_names == ['ash', 'beech', 'c|d']
 
 
-def _back(folder, peer, model, size):
+def _back(folder, peer, name, size):
   """What comes back into a pool, if it computes the same."""
-  joining.add(folder / 'pool.json', 'back', 'timm', str(folder / 'out'))
+  joining.add(folder / 'pool.json', 'back', 'timm', str(folder / f'{name}-out'))
   (read,) = pool.read(folder / 'pool.json')
   params = timm.load(read, str(folder))
   network = timm.build(timm.describe(read, {'dtype': 'float32'}, params))
   logits = jax.jit(network.forward)(params, peer.images(size))[0]
   np.testing.assert_allclose(
-    jax.nn.softmax(logits), peer.expected(model, peer.images(size)), atol=1e-4
+    jax.nn.softmax(logits), peer.expected(folder / name, peer.images(size)), atol=1e-4
   )
   return read
 

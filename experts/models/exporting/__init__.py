@@ -1,6 +1,8 @@
 """The forms in which fine-tuned networks leave, each with the module that knows it. A new form is a module and a line here."""
 
 import importlib
+import json
+import os
 from typing import Any, Protocol
 
 import numpy as np
@@ -9,6 +11,9 @@ from experts.models.tuned import Tuned
 
 FORMS = {
   'timm': 'experts.models.exporting.timm',
+  'onnx': 'experts.models.exporting.onnx',
+  'saved_model': 'experts.models.exporting.tensorflow',
+  'litert': 'experts.models.exporting.litert',
 }
 
 
@@ -58,3 +63,9 @@ def need(module: str, extra: str) -> Any:
     raise ValueError(
       f"this format needs {module.partition('.')[0]} ({error}): pip install 'experts[{extra}]'"
     ) from None
+
+
+def write_classes(tuned: Tuned, folder: str) -> None:
+  """Writes classes.json, a list in the order of the probabilities, for forms that have no place for it."""
+  with open(os.path.join(folder, 'classes.json'), 'w', encoding='utf-8') as file:
+    json.dump(tuned.classes, file, ensure_ascii=False)
