@@ -14,6 +14,7 @@ FORMS = {
   'onnx': 'experts.models.exporting.onnx',
   'saved_model': 'experts.models.exporting.tensorflow',
   'litert': 'experts.models.exporting.litert',
+  'jax': 'experts.models.exporting.jax',
 }
 
 
