@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from experts.export import export, shown
-from experts.models import kinds, ours, resnet, tuned, weights
+from experts.models import kinds, ours, resnet, timm, tuned, weights
 from experts.runs import evaluators
+from experts.selection import pool
+from experts.selection.pool import joining
 
 _CLASSES = ['ash', 'beech', 'c|d']
 _SHOWN = {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.25, 0.3]}
@@ -25,6 +27,24 @@ if not hasattr(torch.ops.torchvision, 'nms'):
   for name in ('nms', 'qnms'):
     library.define(f'{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor')
 import timm
+"""
+# Both ways of timm to open what left.
+_TORCH = """
+import json
+from PIL import Image
+
+def run(folder, images):
+  config = json.load(open(folder + '/config.json'))
+  told = {'num_classes': config['num_classes'], **config['model_args']}
+  weights = folder + '/model.safetensors'
+  loaded = timm.create_model(config['architecture'], checkpoint_path=weights, **told).state_dict()
+  model = timm.create_model('local-dir:' + folder, pretrained=True).eval()
+  own = model.state_dict()
+  assert own.keys() == loaded.keys() and all(torch.equal(own[name], loaded[name]) for name in own)
+  transform = timm.data.create_transform(**timm.data.resolve_model_data_config(model))
+  pixels = torch.stack([transform(Image.fromarray(image)) for image in images])
+  with torch.inference_mode():
+    return model(pixels).softmax(-1).numpy()
 """
 
 
@@ -173,9 +193,28 @@ def _images(size: int = 32, number: int = 7) -> np.ndarray:
   return shown.fixed(size)[::-1][:number]
 
 
+def _back(folder: pathlib.Path, name: str, size: int) -> pool.Member:
+  """What comes back into a pool, if it computes the same."""
+  joining.add(folder / 'pool.json', 'back', 'timm', str(folder / f'{name}-out'))
+  (read,) = pool.read(folder / 'pool.json')
+  params = timm.load(read, str(folder))
+  network = timm.build(timm.describe(read, {'dtype': 'float32'}, params))
+  logits = jax.jit(network.forward)(params, _images(size))[0]
+  np.testing.assert_allclose(
+    jax.nn.softmax(logits), _expected(folder / name, _images(size)), atol=1e-4
+  )
+  return read
+
+
 @pytest.fixture
 def peer():
-  """`make` a fine-tuned network, what is `expected` of it, `images`; and see `_compare`, `_TIMM`."""
+  """`make` a fine-tuned network, what is `expected` of it, `images`; and see what else there is."""
   return types.SimpleNamespace(
-    make=_make, expected=_expected, images=_images, compare=_compare, timm=_TIMM
+    make=_make,
+    expected=_expected,
+    images=_images,
+    compare=_compare,
+    back=_back,
+    stub=_TIMM,
+    timm=_TIMM + _TORCH,
   )

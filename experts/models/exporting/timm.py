@@ -42,6 +42,9 @@ def write(tuned: Tuned, folder: str) -> None:
   if getattr(settings, 'distilled', False):
     # timm takes the mean of two classifiers, ours classifies the mean.
     state |= {f'{head}_dist.{leaf}': state[f'{head}.{leaf}'] for leaf in ('weight', 'bias')}
+  # Counters of training, whose absence makes others warn.
+  counted = [name.rpartition('.')[0] for name in state if name.endswith('running_mean')]
+  state |= {f'{module}.num_batches_tracked': np.array(0) for module in counted}
   states.write(os.path.join(folder, _WEIGHTS), state, {'format': 'pt'})
   with open(os.path.join(folder, _CONFIG), 'w', encoding='utf-8') as file:
     json.dump(_config(tuned, described, head), file, indent=2, ensure_ascii=False)
