@@ -65,7 +65,7 @@ def test_a_fault_in_the_writing_is_found_before_anything_is_there(tmp_path, peer
 
 def test_the_command_ends_in_one_line(tmp_path, peer):
   model = peer.make(tmp_path / 'model', 'resnet')
-  command = [sys.executable, '-m', 'experts.export', '--format=timm', f'--model={model}']
+  command = [sys.executable, '-m', 'experts.models.export', '--format=timm', f'--model={model}']
   run = lambda out: subprocess.run(
     [*command, f'--out={out}'], capture_output=True, text=True, check=False
   )

@@ -1,6 +1,6 @@
 """Gives a fine-tuned network away, in a form that others open, with a model card.
 
-python -m experts.export --model=runs/mine/transfer/mine --format=timm --out=FOLDER
+python -m experts.models.export --model=runs/mine/transfer/mine --format=timm --out=FOLDER
 """
 
 import argparse
@@ -13,7 +13,7 @@ def main() -> None:
   from experts.models.exporting import FORMS
 
   parser = argparse.ArgumentParser(
-    prog='python -m experts.export',
+    prog='python -m experts.models.export',
     description=__doc__,
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
