@@ -9,8 +9,8 @@ State = Mapping[str, np.ndarray]
 Trees = dict[str, dict]
 
 _STATISTICS = {'running_mean': 'mean', 'running_var': 'var'}
-# Counters, and tables that follow from the settings.
-_NO_PARAMETER = re.compile(r'num_batches_tracked$')
+# Counters, and the second classifier of distilled networks.
+_NO_PARAMETER = re.compile(r'num_batches_tracked$|^head_dist\.')
 
 
 def to_trees(state: State, head: str) -> Trees:

@@ -118,7 +118,7 @@ def resized(
 ) -> tuple[dict[str, Any], Mapping[str, Any]]:
   """The arguments and parameters that a network for images of this side (pixels) has of its own."""
   if 'pos_embed' in backbone:
-    prefix = 0 if settings.no_embed_class else settings.prefix
+    prefix = 0 if settings.no_embed_class else sum(settings.prefix.values())
     grid = side // settings.patch_size
     positions = tokens.resample_positions(jnp.asarray(backbone['pos_embed']), prefix, grid)
     backbone = {**backbone, 'pos_embed': np.asarray(positions)}
