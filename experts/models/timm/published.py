@@ -95,7 +95,9 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def upstream(tag: str) -> str:
   """The data that weights were trained on first, as timm's tag tells; empty where it does not."""
-  return next((name for word, name in _UPSTREAM if word in tag), '')
+  # A tag says what it was tuned on after that.
+  found = [(tag.index(word), name) for word, name in _UPSTREAM if word in tag]
+  return min(found, default=(0, ''))[1]
 
 
 def _licence(card: str) -> dict[str, str]:
@@ -144,5 +146,6 @@ def _from_hub(name: str) -> tuple[str, str, str | None]:
 def _bring(repository: str) -> str:
   return (
     f'{repository} is not in the cache of the hub, which cannot be reached: bring {_CONFIG} and {_WEIGHTS} of '
-    f'https://huggingface.co/{repository} in a folder, and name it as --weights=FOLDER'
+    f'https://huggingface.co/{repository} in a folder, and name it as --weights=FOLDER; for a --list put it, and those of '
+    f'its other networks, where the pool file is, as {repository}'
   )

@@ -8,6 +8,7 @@ python -m experts.selection.pool list --pool=pool.json
 
 import argparse
 import json
+import os
 from typing import Any
 
 from experts import entry
@@ -45,7 +46,7 @@ def add(path: str, given: dict[str, Any]) -> None:
       raise ValueError(
         f'with --list, {", ".join(said)} cannot be said: a list says it of each model'
       )
-    models = lists.read(listed)
+    models = lists.read(listed, os.path.dirname(path))
   else:
     hub = named.startswith(_HUB)
     given['kind'] = given['kind'] or ('timm' if hub else None)

@@ -29,7 +29,7 @@ def shipped() -> list[str]:
   )
 
 
-def read(source: str) -> list[dict[str, Any]]:
+def read(source: str, brought: str | os.PathLike = '') -> list[dict[str, Any]]:
   """The models of a list, as arguments of `joining.add`.
 
   Args:
@@ -37,6 +37,7 @@ def read(source: str) -> list[dict[str, Any]]:
       what else is known, `architecture` and `kwargs` (of timm's class), `mean`, `std`, `size`, `crop` (the share of the
       resized image that is kept), `interpolation`, `antialias`, `upstream`, `images`, `imagenet_accuracy`, `licence`, `kind`
       (timm, if not given), `sha256` (of the file); or the name of a list that is shipped.
+    brought: a folder, in which the folder OWNER/NAME is taken instead of that repository, where it is there.
 
   Raises:
     FileNotFoundError: no such list.
@@ -61,10 +62,12 @@ def read(source: str) -> list[dict[str, Any]]:
     raise ValueError(f'{source} is no JSON file: {error}') from None
   if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
     raise ValueError(f'{source} must hold a list of objects, one a model')
-  return [_arguments(f'{source}: entry {i}', entry, folder) for i, entry in enumerate(entries)]
+  return [
+    _arguments(f'{source}: entry {i}', entry, folder, brought) for i, entry in enumerate(entries)
+  ]
 
 
-def _arguments(label: str, entry: Mapping[str, Any], folder: str) -> dict[str, Any]:
+def _arguments(label, entry: Mapping[str, Any], folder, brought) -> dict[str, Any]:
   label = f'{label} ({entry.get("name", "without name")})'
   if unknown := sorted({*entry} - {*_AS_THEY_ARE, *_BESIDES}):
     raise ValueError(
@@ -79,7 +82,8 @@ def _arguments(label: str, entry: Mapping[str, Any], folder: str) -> dict[str, A
   if 'crop' in entry and 'size' in given:
     given.update(resize=math.floor(given['size'] / entry['crop']), keep_aspect=True)
   if 'hub' in entry:
-    return given | {'source': f'hf-hub:{entry["hub"]}'}
+    here = os.path.join(brought, entry['hub'].partition('@')[0])
+    return given | {'source': here if os.path.isdir(here) else f'hf-hub:{entry["hub"]}'}
   path = os.path.join(folder, entry['file'])
   if not os.path.exists(path):
     raise FileNotFoundError(f'{label}: there is no {path}')

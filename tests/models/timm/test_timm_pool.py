@@ -1,6 +1,7 @@
 """Networks of timm join a pool from files, folders and the hub, are ranked and fine-tuned, and classify; no torch."""
 
 import http.server
+import importlib.util
 import json
 import os
 import re
@@ -18,7 +19,7 @@ from PIL import Image
 from experts.data import transforms
 from experts.models import timm, weights
 from experts.models.network import View
-from experts.models.timm import architectures, states, tensors
+from experts.models.timm import architectures, published, states, tensors
 from experts.selection import embed, pool
 from experts.selection.pool import joining, lists
 
@@ -222,10 +223,10 @@ def test_the_hub_is_read_from_its_cache_and_what_is_not_there_is_said(tmp_path):
   assert (tmp_path / member.weights).exists()
   done = _command(*add, '--weights=hf-hub:timm/other', **offline)
   assert done.returncode == 1
-  assert done.stderr.splitlines()[-1].endswith(
+  assert (
     'bring config.json and model.safetensors of https://huggingface.co/timm/other in a folder, and name it as '
-    '--weights=FOLDER'
-  )
+    '--weights=FOLDER;'
+  ) in done.stderr.splitlines()[-1]
   assert 'Traceback' not in done.stderr
 
 
@@ -307,6 +308,38 @@ def test_a_list_joins_whole_or_not_at_all(tmp_path):
     lists.read(str(listed))
   with pytest.raises(FileNotFoundError, match='no list nothing'):
     lists.read('nothing')
+
+
+@pytest.mark.parametrize('kind', ['timm', 'torch'])
+def test_a_list_takes_a_repository_that_was_brought_as_a_folder(tmp_path, kind, request):
+  if kind == 'torch':
+    if importlib.util.find_spec('torchax') is None:
+      pytest.skip('networks of torch are computed by torchax')
+    request.getfixturevalue('timm_peer').meta_state('resnet18')  # Which imports timm.
+  _folder(tmp_path / 'pools' / 'timm' / 'tiny.a1_in1k')
+  entry = {'name': 'tiny', 'hub': 'timm/tiny.a1_in1k', 'kind': kind, 'imagenet_accuracy': 0.5}
+  (tmp_path / 'models.json').write_text(json.dumps([entry]))
+  models = lists.read(str(tmp_path / 'models.json'), tmp_path / 'pools')
+  ((member, _),) = joining.add_all(tmp_path / 'pools' / 'pool.json', models)
+  assert (member.kind, member.weights) == (kind, 'timm/tiny.a1_in1k/model.safetensors')
+  assert (member.imagenet_accuracy, member.upstream) == (0.5, 'ImageNet (ILSVRC-2012)')
+  # The hub has what was not brought.
+  (given,) = lists.read(str(tmp_path / 'models.json'), tmp_path)
+  assert given['source'] == 'hf-hub:timm/tiny.a1_in1k'
+
+
+@pytest.mark.parametrize(
+  ('tag', 'upstream'),
+  [
+    ('laion2b_ft_in12k_in1k', 'LAION-2B'),
+    ('openai_ft_in1k', 'WebImageText'),
+    ('sw_in12k_ft_in1k', 'ImageNet-12k'),
+    ('a1_in1k', 'ImageNet (ILSVRC-2012)'),
+    ('dino', ''),
+  ],
+)
+def test_the_upstream_is_what_weights_were_trained_on_first(tag, upstream):
+  assert published.upstream(tag) == upstream
 
 
 def test_networks_of_timm_are_ranked_fine_tuned_and_classify(tmp_path, data_dir, run_main):
