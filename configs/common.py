@@ -203,8 +203,8 @@ def _transfer():
   return {
     # 'all' models of the pool (so that the best by hindsight is known), or the 'chosen' and the baseline.
     'models': 'chosen',
-    # 0: the sweep is every combination of the four below. Else so many random ones: learning rate and weight decay
-    # log-uniform between the smallest and the largest, duration and mixup each of those with equal chance.
+    # 0: the sweep is every combination of the five below. Else so many random ones: learning rate and weight decay
+    # log-uniform between the smallest and the largest, the others each of those with equal chance.
     'draws': 0,
     # For a batch of base_batch_size; scaled with the batch.
     'learning_rates': (0.1, 0.01),

@@ -12,7 +12,7 @@ import tabulate
 from experts.export.comparison import Check
 from experts.export.origin import Origin
 from experts.models.tuned import Tuned
-from experts.reporting import statistics
+from experts.reporting import results, statistics
 
 _UNKNOWN = 'unknown'
 # Of more classes, the card shows those pairs only that are taken for each other most often.
@@ -32,7 +32,7 @@ def write(one: Tuned, known: Origin, check: Check, library: str, usage: str) -> 
   """
   task, model = (one.described.get(name, _UNKNOWN) for name in ('task', 'model'))
   parts = [
-    _head(one, known, library),
+    _head(known, library),
     f'# {model}, fine-tuned on {task}',
     f'Classifies images as one of {len(one.classes)}: {_some(one.classes)}.',
     '## How to use it',
@@ -55,11 +55,11 @@ def write(one: Tuned, known: Origin, check: Check, library: str, usage: str) -> 
   return '\n\n'.join(parts) + '\n'
 
 
-def _head(one: Tuned, known: Origin, library: str) -> str:
+def _head(known: Origin, library: str) -> str:
   lines = ['---', f'library_name: {library}', 'pipeline_tag: image-classification']
   if known.member and known.member.licence:
-    lines.append(f'license: {json.dumps(known.member.licence)[1:-1]}')
-  lines += ['tags:', '- image-classification', *([f'- {library}'] if library else [])]
+    lines.append(f'license: {json.dumps(known.member.licence)}')
+  lines += ['tags:', '- image-classification', f'- {library}']
   return '\n'.join([*lines, '---'])
 
 
@@ -178,7 +178,7 @@ def _confused(confusion: pd.DataFrame, counts: np.ndarray) -> str:
 
 
 def _settings(one: Tuned) -> str:
-  named = ('lr', 'steps', 'weight_decay', 'mixup')
+  named = (*results.SETTINGS, 'optimizer', 'layer_decay')
   found = {name: one.described[name] for name in named if name in one.described}
   return _list(found) or 'Unknown.'
 

@@ -54,6 +54,9 @@ class Network(Protocol):
   def layer(self, path: tuple[str, ...]) -> int:
     """Where in its depth a parameter is, by its names in its tree: 0 before the blocks, then 1 to `blocks`, then one more."""
 
+  def fault(self, side: int) -> str:
+    """Why images of this side, pixels, cannot be taken; empty if they can, or if that is not known."""
+
   def forward(self, params: Params, images: jax.Array) -> tuple[jax.Array | None, jax.Array]:
     """uint8 images [B, S, S, 3] -> float32 logits [B, C], None without a head, and float32 embeddings [B, D]."""
 

@@ -33,6 +33,10 @@ class Network:
   def forward(self, params: Params, images: jax.Array) -> tuple[jax.Array | None, jax.Array]:
     return resnet.forward(self.resnet, params, resnet.normalise(images))
 
+  def fault(self, side: int) -> str:
+    del side
+    return ''
+
   def embed_bank(self, backbone: Params, bank: Params, images: jax.Array) -> jax.Array:
     """Embeds uint8 images [B, S, S, 3] with the E experts of a bank over one backbone: float32 [E, B, D]."""
     return adapters.embed_bank(self.resnet, backbone, bank, resnet.normalise(images))

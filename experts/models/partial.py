@@ -49,6 +49,9 @@ class Partial:
   def blocks(self) -> int:
     return self.whole.blocks
 
+  def fault(self, side: int) -> str:
+    return self.whole.fault(side)
+
   def layer(self, path: tuple[str, ...]) -> int:
     return self.whole.layer(path)
 

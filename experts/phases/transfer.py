@@ -23,6 +23,10 @@ def run(config: Config, workdir: str, board: Board) -> None:
   table = sweeps.Trials(f'{workdir}/trials.csv')
   # All of it is said before the first of many hours.
   plan = {name: plans.plan(config, scores, known, name) for name in config.tasks}
+  for name, (wanted, _) in plan.items():
+    for member in wanted:
+      sized = tasks.sized(config, member, settings, name)
+      fine_tuning.check(sized, settings, member, os.path.dirname(path))
   tuned = {member.name: member for wanted, _ in plan.values() for member in wanted}
   tasks.write(
     config, workdir, tasks.load_all(config, tasks.sizes_of(config, [*tuned.values()], settings))

@@ -15,7 +15,7 @@ _TASKS = (
 )  # fmt: skip
 _DIVERGED = -1.0
 _RANDOM_SLICE = f'(full|adapter):{outcomes.RANDOM_SLICE}'
-SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup')
+SETTINGS = ('lr', 'steps', 'weight_decay', 'mixup', 'trained')
 # Tables with a column for each task have these as well, and a row of means.
 _COLUMNS = ('task', 'upstream', 'method', 'source', 'mean')
 

@@ -282,7 +282,7 @@ def settings(trials: pd.DataFrame) -> pd.DataFrame:
   """Returns, for each task and model, the settings that validation chose for most of the retrained models.
 
   Args:
-    trials: task, model, split, accuracy, and those of lr, steps, weight_decay and mixup that were set.
+    trials: task, model, split, accuracy, and those of `results.SETTINGS` that were set.
 
   Returns:
     task, model, the settings, validation (their best accuracy in a sweep), retrains (as '12 of 30' those with them).

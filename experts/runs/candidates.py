@@ -1,18 +1,20 @@
 """The models that a task may choose from, what is known of them, and the images that they are shown."""
 
+import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
 from experts.data import batches, splits
 from experts.data import hierarchy as hierarchies
-from experts.models import ours
+from experts.models import fitting, ours
 from experts.models.kinds import KINDS
+from experts.models.network import own
 from experts.runs import tasks, views
 from experts.runs.description import Config
 from experts.runs.streams import seed_of
@@ -43,11 +45,16 @@ class Candidates:
     path, section = pool_path(config, workdir), config.select
     self.folder = os.path.dirname(path)
     self.settings = pool.read_model(path)
+    known = pool.read(path)
     if self.settings:
       # What is no network ends all processes alike, before any data is read.
-      ours.build(self.settings)
+      cost = _gflops(self.settings)
+      known = [
+        dataclasses.replace(member, gflops=cost) if KINDS[member.kind].shared else member
+        for member in known
+      ]
     self.members = pool.filter(
-      pool.read(path),
+      known,
       section.max_parameters,
       section.max_dimension,
       section.upstream,
@@ -116,6 +123,12 @@ class Candidates:
       models, self.folder, images, self.settings,
       config.run.evaluation_batch, kept, with_logits,
     )  # fmt: skip
+
+
+def _gflops(settings: Mapping[str, Any]) -> float:
+  """Of one image's embedding by a pool's own networks; adapters add little."""
+  network = ours.build({**settings, 'dtype': 'float32'})
+  return fitting.gflops(network, own(network.shapes(1)), settings['size'])
 
 
 class Shown(NamedTuple):

@@ -173,7 +173,7 @@ def need(network: Network, size: int, trained: Tree, frozen: Tree, slots: int = 
   """The device memory of members whose trees [P, …] train on images of this size, with so many optimiser slots."""
   one = sum(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(trained)) * 4
   shared = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(frozen)) * 4
-  # The momenta are as many as the parameters.
+  # What the optimiser keeps is as many as the parameters in each slot.
   return meshes.Need(
     member=(1 + slots) * one,
     gradient=one,

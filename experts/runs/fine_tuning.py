@@ -36,6 +36,29 @@ Tree = Any
 _SWEEP, _TEST = 'validation', 'test'
 
 
+def check(config: Config, settings: Mapping[str, Any], member: pool.Member, folder: str) -> None:
+  """Refuses what a model cannot be fine-tuned with, by the config for it, before anything is.
+
+  Raises:
+    ValueError: images of a side that it cannot take, or some of its last blocks where it has none.
+  """
+  kind = KINDS[member.kind]
+  # Of some the weights alone tell the network.
+  params = {} if kind.shared or member.architecture else kind.family.load(member, folder)
+  described = kind.family.describe(member, settings if kind.shared else {}, params)
+  network = family_of(described).build(described)
+  if why := network.fault(config.image.size):
+    raise ValueError(
+      f'model {member.name!r} cannot take images of {config.image.size} pixels: {why}'
+    )
+  for part in config.transfer.trained:
+    if part not in (partial.ALL, partial.HEAD) and partial.blocks(part) > network.blocks:
+      raise ValueError(
+        f'config.transfer.trained: {part!r} of the model {member.name!r}, which has {network.blocks or "no"} blocks that are '
+        f'known: {partial.ALL!r} and {partial.HEAD!r} are trained of any'
+      )
+
+
 def open_task(config: Config, name: str) -> splits.Task:
   """A task of the config, its images in memory where they fit, since every trial reads all of them many times."""
   task, whole = tasks.find(config, name), views.task_transform(config.image).first
@@ -303,6 +326,8 @@ class Trainer:
       'weight_decay': trial.weight_decay,
       'mixup': trial.mixup,
       'trained': trial.trained,
+      'optimizer': self._config.transfer.optimizer,
+      'layer_decay': self._config.transfer.layer_decay,
       'metric': self._task.metric,
       'test_accuracy': accuracy,
       'classes': list(self._task.train.class_names),

@@ -9,6 +9,7 @@ import numpy as np
 
 from experts.data.dataset import Dataset
 from experts.models import weights
+from experts.models.network import View
 from experts.runs.description import Config
 from experts.selection import pool
 
@@ -17,7 +18,15 @@ Tree = Any
 
 def settings(config: Config) -> dict[str, object]:
   """What the pool says of all its networks."""
-  return {**config.model.to_dict(), 'size': config.image.size, 'resize': config.image.resize}
+  shown = {name: config.image[name] for name in ('interpolation', 'antialias')}
+  # The usual way is not named, as it was not when there was no other.
+  unusual = {name: value for name, value in shown.items() if value != View._field_defaults[name]}
+  return {
+    **config.model.to_dict(),
+    'size': config.image.size,
+    'resize': config.image.resize,
+    **unusual,
+  }
 
 
 class Seen(NamedTuple):

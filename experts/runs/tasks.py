@@ -102,7 +102,7 @@ def sizes_of(
       if selects and view.size and part != 'test':
         found.add(views.eval_transform(view).first)
       if tunes and member.trainable:
-        image = sized(config, member, settings, name).image
+        image = _image_of(config, member, settings, name)
         found.add(views.task_transform(image).first)
         if part != 'test':
           found.add(views.train_transform(image, config.transfer).first)
@@ -118,18 +118,25 @@ def sized(
   task: str = '',
 ) -> ml_collections.ConfigDict:
   """The config for a pool's model: `image` as it was trained on, of that size or of the task's own."""
+  image = _image_of(config, member, settings, task)
+  config = config.copy_and_resolve_references()
+  config.image = image
+  return config
+
+
+def _image_of(config, member, settings, task) -> ml_collections.ConfigDict:
   view = embed.preprocessing(member, settings)
   size, resize = view.size, view.resize or view.size
   if task and config.tasks[task].size:
     size, resize = config.tasks[task].size, config.tasks[task].resize
-  config = config.copy_and_resolve_references()
-  config.image.update(
+  image = config.image.copy_and_resolve_references()
+  image.update(
     size=size,
     resize=resize or size,
     interpolation=view.interpolation,
     antialias=view.antialias,
   )
-  return config
+  return image
 
 
 def group(data: str) -> str:

@@ -185,13 +185,11 @@ def preprocessing(member: pool.Member, settings: Mapping[str, Any]) -> network.V
   """How a model wants to see images; of size 0 if it takes none."""
   if member.kind == 'embeddings':
     return network.View(0)
-  own = member.size is not None
-  size = member.size if own else settings['size']
-  resize = (member.resize if own else settings.get('resize')) or 0
-  crops = resize > size or (resize and member.keep_aspect)
-  return network.View(
-    size, resize if crops else 0, member.interpolation, member.antialias, member.keep_aspect
-  )
+  # A pool's own networks were all shown images alike.
+  said = dict(settings) if member.size is None else dataclasses.asdict(member)
+  view = network.View(**{name: said[name] for name in network.View._fields if name in said})
+  crops = (view.resize or 0) > view.size or (view.resize and view.keep_aspect)
+  return view._replace(resize=view.resize if crops else 0)
 
 
 @dataclasses.dataclass(frozen=True)

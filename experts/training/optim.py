@@ -1,4 +1,4 @@
-"""Optimiser, schedule and durations, as in BiT and both papers."""
+"""Optimisers, schedule and durations; by default as in BiT and both papers."""
 
 import dataclasses
 import functools

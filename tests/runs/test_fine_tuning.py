@@ -4,9 +4,11 @@ import runpy
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from experts.models import resnet, weights
+from experts.reporting import results
 from experts.runs import fine_tuning, own_pool, sweeps
 from experts.selection import pool
 from experts.training import board
@@ -73,6 +75,23 @@ def test_what_is_trained_is_an_axis_of_the_sweep_and_chosen_on_validation(traine
   # Of equals the smaller rate, then the head alone.
   gentle = min(best.itertuples(), key=lambda row: (row.lr, row.trained != 'head'))
   assert (chosen.lr, chosen.trained) == (gentle.lr, gentle.trained)
+
+
+def test_a_report_reads_what_a_sweep_over_parts_writes(trainer):
+  one, _ = trainer(trained=('all', 'head'), learning_rates=(0.5,))
+  one.retrain(one.sweep(), '')
+  scores = pd.DataFrame({'task': ['stripes'], 'model': ['net']})
+  trials = results.read_trials(str(trainer.folder / 'trials.csv'), scores)
+  assert sorted(trials[trials.split == 'validation'].trained) == ['all', 'head']
+
+
+def test_what_no_model_can_be_trained_with_is_said_before(trainer, config_file):
+  config = runpy.run_path(str(config_file))['get_config']()
+  one = pool.Member('net', 'baseline', 'none', None, 0, 0, 0, 'model.npz', '')
+  trainer(trained=('last:4',))
+  config.transfer.trained = ('all', 'last:5')
+  with pytest.raises(ValueError, match=r"'last:5' of the model 'net', which has 4 blocks"):
+    fine_tuning.check(config, own_pool.settings(config), one, str(trainer.folder))
 
 
 def test_draws_without_a_choice_of_parts_are_those_of_before(config_file):

@@ -128,7 +128,7 @@ def _config(tuned: Tuned, described: Mapping[str, Any], head: str) -> dict[str, 
     },
     'label_names': list(classes),
     'pretrained_cfg': {
-      'tag': tuned.described.get('task', 'tuned'),
+      'tag': 'tuned',
       'custom_load': False,
       'input_size': [3, view.size, view.size],
       'interpolation': view.interpolation,

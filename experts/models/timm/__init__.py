@@ -89,7 +89,7 @@ def examine(
     )
   described = _described(member)
   one = build({**described, 'dtype': 'float32'})
-  if why := one.family.fault(one.settings, member.size):
+  if why := one.fault(member.size):
     raise ValueError(f'{member.name}: images of {member.size} pixels: {why}')
   trees = load(member, folder)
   found = {

@@ -52,6 +52,9 @@ class Network:
       return None, embedding
     return embedding @ params['head']['kernel'] + params['head']['bias'], embedding
 
+  def fault(self, side: int) -> str:
+    return self.family.fault(self.settings, side)
+
   @property
   def blocks(self) -> int:
     return _layers(self.family, self.settings)[1]

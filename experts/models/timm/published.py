@@ -84,12 +84,11 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     'keep_aspect': mode != 'squash',
     'mean': list(shown.get('mean') or (0.485, 0.456, 0.406)),
     'std': list(shown.get('std') or (0.229, 0.224, 0.225)),
-    'upstream': config.get('upstream') or upstream(shown.get('tag') or ''),
+    'upstream': upstream(shown.get('tag') or ''),
   }
-  if licence := shown.get('license') or config.get('license'):
+  licence = shown.get('license') or config.get('license')
+  if licence and licence != 'other':
     fields['licence'] = licence
-  if names := config.get('label_names'):
-    fields['class_names'] = [str(name) for name in names]
   return fields
 
 
@@ -104,8 +103,11 @@ def _licence(card: str) -> dict[str, str]:
   """From the head of a model card."""
   with open(card, encoding='utf-8', errors='replace') as file:
     head = file.read(20_000).partition('\n---')[0]
-  found = re.search(r'^license(?:_name)?:\s*(\S+)', head, re.MULTILINE)
-  return {'licence': found[1]} if found else {}
+  # 'other' has its name beside it.
+  for field in ('license_name', 'license'):
+    if found := re.search(rf'^{field}:[ \t]*(\S+)', head, re.MULTILINE):
+      return {'licence': found[1]}
+  return {}
 
 
 def _from_hub(name: str) -> tuple[str, str, str | None]:

@@ -68,6 +68,18 @@ class Network:
       return None, embedding
     return embedding @ params['head']['kernel'] + params['head']['bias'], embedding
 
+  @property
+  def blocks(self) -> int:
+    return 0
+
+  def layer(self, path: tuple[str, ...]) -> int:
+    del path
+    return 0
+
+  def fault(self, side: int) -> str:
+    del side  # What a module cannot take ends in an error of its own.
+    return ''
+
   def shapes(self, classes: int) -> Params:
     return {
       **_slots(self.skeleton, lambda slot: jax.ShapeDtypeStruct(tuple(slot.shape), jnp.float32)),

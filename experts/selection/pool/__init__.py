@@ -41,7 +41,7 @@ class Member:
     dimension: of the embedding.
     weights: file, relative to the pool file. An adapter expert's holds its adapter tree alone; a SavedModel's is a folder, a
       callable's `module:function`, that of embeddings an .npz file with an array [N, D] under each task's name.
-    hash: of the weights' content. A callable's is any word that changes with what it computes, or empty: then its
+    hash: of the weights' content, of a network of timm or torch also of what makes another function of them. A callable's is any word that changes with what it computes, or empty: then its
       embeddings are not cached.
     backbone: for an adapter expert, the weights file of the baseline it sits on; None for the others.
     trained_from: for an expert, the hash of the baseline that it started from.
@@ -59,7 +59,6 @@ class Member:
     std: of those channels, by which is divided.
     licence: under which its weights may be used, as their publisher names it; None if unknown.
     gflops: 10⁹ operations of one image's embedding, multiplications and additions counted each.
-    class_names: of its head's outputs, where its publisher says them.
   """
 
   name: str
@@ -87,7 +86,6 @@ class Member:
   std: list | None = None
   licence: str | None = None
   gflops: float | None = None
-  class_names: list | None = None
 
   @property
   def role(self) -> str:
@@ -111,7 +109,7 @@ class Member:
 
 
 _RARE = (
-  'interpolation', 'antialias', 'keep_aspect', 'architecture', 'arguments', 'mean', 'std', 'licence', 'gflops', 'class_names',
+  'interpolation', 'antialias', 'keep_aspect', 'architecture', 'arguments', 'mean', 'std', 'licence', 'gflops',
 )  # fmt: skip
 # Words of licences for research alone.
 _NON_COMMERCIAL = re.compile(r'\bnc\b|non-?commercial|research', re.IGNORECASE)
@@ -261,6 +259,24 @@ def _read_json(path: str | os.PathLike) -> dict[str, object]:
   return content
 
 
+def check_types(member: Member, label: str) -> None:
+  """Refuses a member one of whose fields is of another type than it must be; `label` begins the message.
+
+  Raises:
+    ValueError: names the field.
+  """
+  for name, expected in _TYPES.items():
+    value = getattr(member, name)
+    if not isinstance(value, expected):
+      raise ValueError(
+        f'{label}: {name} {value!r} must be {getattr(expected, "__name__", expected)}'
+      )
+  for name in ('mean', 'std'):
+    values = getattr(member, name)
+    if values and not (len(values) == 3 and all(isinstance(x, int | float) for x in values)):
+      raise ValueError(f'{label}: {name} {values!r} must be three numbers')
+
+
 def _entry(member: Member) -> dict[str, object]:
   """What a file has of a member: of the fields that few have only those that say something."""
   return {
@@ -286,12 +302,7 @@ def _member(path: str | os.PathLike, index: int, entry: object) -> Member:
 def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[str, object]) -> None:
   for member in members:
     label = f'pool {path}: member {member.name}'
-    for name, expected in _TYPES.items():
-      value = getattr(member, name)
-      if not isinstance(value, expected):
-        raise ValueError(
-          f'{label}: {name} {value!r} must be {getattr(expected, "__name__", expected)}'
-        )
+    check_types(member, label)
     if fault := name_fault(member.name):
       raise ValueError(f'pool {path}: the name {member.name!r} {fault}')
     if member.name == COMPETITOR:
@@ -308,6 +319,11 @@ def _check(path: str | os.PathLike, members: Sequence[Member], model: Mapping[st
       raise ValueError(f'{label} has no hash; only a callable may go without')
     if KINDS[member.kind].shared and 'depth' not in model:
       raise ValueError(f"{label}: kind '{member.kind}' needs the pool's 'model', which is empty")
+    described = [member.architecture, member.mean, member.std]
+    if member.kind in ('timm', 'torch') and not all(described):
+      raise ValueError(
+        f'{label}: a network of kind {member.kind!r} needs architecture, mean and std'
+      )
     if member.resize and not member.size:
       raise ValueError(f'{label}: resize {member.resize} without a size')
     if member.kind != 'embeddings' and not (member.size or model.get('size')):

@@ -55,7 +55,7 @@ def add(path: str, given: dict[str, Any]) -> None:
       raise ValueError(f'say its {" and ".join(missing)}')
     models = [dict(given, source=named)]
   tell = lambda member: print(f'{member.name}: {_words(member)}', flush=True)
-  found = joining.add_all(path, models, tell)
+  found = joining.add_all(path, models, tell, again=bool(listed))
   again = [member.name for member, same in found if same]
   print(
     f'{path}: added {len(found) - len(again)}' + (f', {len(again)} were there' if again else '')
@@ -90,7 +90,9 @@ def fields() -> argparse.ArgumentParser:
   parser.add_argument('--resize', type=int, help='side before the central crop')
   parser.add_argument('--mean', type=float, nargs=3, help='of the channels of images in [0, 1]')
   parser.add_argument('--std', type=float, nargs=3, help='of the channels of images in [0, 1]')
-  parser.add_argument('--interpolation', help='nearest, bilinear, bicubic or lanczos')
+  parser.add_argument(
+    '--interpolation', choices=('nearest', 'bilinear', 'bicubic', 'lanczos'), help='when resizing'
+  )
   parser.add_argument('--antialias', action=argparse.BooleanOptionalAction, help='when resizing')
   return parser
 

@@ -37,7 +37,7 @@ def add(
       tell.
   """
   given = dict(known, name=name, kind=kind, source=source, backbone=backbone, parameters=parameters)
-  ((member, _),) = add_all(path, [given])
+  ((member, _),) = add_all(path, [given], again=False)
   return member
 
 
@@ -45,6 +45,7 @@ def add_all(
   path: str | os.PathLike,
   models: Sequence[Mapping[str, Any]],
   tell: Callable[[pool.Member], None] = lambda member: None,
+  again: bool = True,
 ) -> list[tuple[pool.Member, bool]]:
   """Adds models to a pool file: all of them, or where one is at fault none.
 
@@ -52,6 +53,7 @@ def add_all(
     path: of the pool file.
     models: the arguments of `add` for each.
     tell: called with each as soon as it was examined.
+    again: whether a model may be there already, if it is the very same; it is then left as it is.
 
   Returns:
     The members; and of each whether it was there already, under its name and with the same content.
@@ -69,7 +71,7 @@ def add_all(
   for given in models:
     member, settings = _examined(folder, settings, **given)
     old = there.get(member.name)
-    same = old is not None and len(models) > 1 and old.hash == member.hash
+    same = again and old is not None and old.hash == member.hash
     found.append((member, same))
     tell(member)
   pool.write(path, [*members, *(member for member, same in found if not same)], settings)
@@ -78,6 +80,8 @@ def add_all(
 
 def _examined(folder, settings, *, kind, source, backbone=None, parameters=None, **known):
   """A member as its weights and what is published with them tell it, and the pool's 'model' from then on."""
+  if kind not in kinds.KINDS:
+    raise ValueError(f'unknown kind {kind!r}; known: {", ".join(kinds.KINDS)}')
   family = kinds.KINDS[kind].family
   source, published = family.find(source)
   # What is said goes before what is published.
@@ -90,6 +94,7 @@ def _examined(folder, settings, *, kind, source, backbone=None, parameters=None,
     parameters=parameters or 0,
     **{'upstream': '', 'slice': None, 'images': 0, 'dimension': 0, 'hash': ''} | known,
   )
+  pool.check_types(member, known['name'])
   found, settings = family.examine(member, folder, settings)
   if parameters is None and 'parameters' not in found:
     found['parameters'] = family.count(member, folder)

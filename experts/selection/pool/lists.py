@@ -79,9 +79,15 @@ def _arguments(label, entry: Mapping[str, Any], folder, brought) -> dict[str, An
   given.setdefault('kind', 'timm')
   if 'kwargs' in entry:
     given['arguments'] = entry['kwargs']
-  if 'crop' in entry and 'size' in given:
+  if 'crop' in entry:
+    if 'size' not in given:
+      raise ValueError(f'{label}: crop {entry["crop"]} without a size')
     given.update(resize=math.floor(given['size'] / entry['crop']), keep_aspect=True)
   if 'hub' in entry:
+    if 'sha256' in entry:
+      raise ValueError(
+        f'{label}: a sha256 is that of a file; of the hub name a revision, OWNER/NAME@REVISION'
+      )
     here = os.path.join(brought, entry['hub'].partition('@')[0])
     return given | {'source': here if os.path.isdir(here) else f'hf-hub:{entry["hub"]}'}
   path = os.path.join(folder, entry['file'])

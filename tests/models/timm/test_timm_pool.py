@@ -102,8 +102,8 @@ def test_a_folder_tells_all_that_the_hub_publishes(tmp_path):
   )  # fmt: skip
   # 24 / 0.75 before the crop, the aspect kept, as torchvision resizes.
   assert embed.preprocessing(member, {}) == View(24, 32, 'bicubic', True, True)
-  assert (member.licence, member.class_names, member.weights) == (
-    'mit', [*'abcde'], 'net/model.safetensors',
+  assert (member.licence, member.weights) == (
+    'mit', 'net/model.safetensors',
   )  # fmt: skip
   assert member.dimension == 16
   backbone = [v.size for k, v in _state().items() if not re.search('running|num_b|fc', k)]
@@ -378,3 +378,37 @@ def test_networks_of_timm_are_ranked_fine_tuned_and_classify(tmp_path, data_dir,
   said = pd.read_csv(tmp_path / 'out' / 'predictions.csv')
   right = np.mean([re.split('/', file)[0] == c for file, c in zip(said.file, said['class'])])
   assert right == pytest.approx(described['test_accuracy'], abs=1e-6)
+
+
+@pytest.mark.parametrize(
+  ('card', 'licence', 'commercial'),
+  [
+    ('license: mit\n', 'mit', True),
+    ('license: other\nlicense_name: fair-noncommercial\n', 'fair-noncommercial', False),
+    ('license: cc-by-nc-4.0\n', 'cc-by-nc-4.0', False),
+    ('license:\n- mit\n', None, True),
+  ],
+)
+def test_a_licence_is_that_of_the_card_by_its_name(tmp_path, card, licence, commercial):
+  source = _folder(tmp_path / 'net')
+  (source / 'README.md').write_text(f'---\n{card}---\n# A network\n')
+  member = joining.add(tmp_path / 'pool.json', 'one', 'timm', str(source))
+  assert (member.licence, member.commercial) == (licence, commercial)
+
+
+def test_what_a_pool_or_list_says_wrongly_is_named(tmp_path):
+  source = str(_folder(tmp_path / 'net'))
+  path = tmp_path / 'pool.json'
+  for given, said in (
+    ({'kind': 'tim'}, "unknown kind 'tim'"),
+    ({'kind': 'timm', 'size': '24'}, "size '24' must be"),
+    ({'kind': 'timm', 'mean': [0.5, 'a', 0.5]}, 'mean .* must be three numbers'),
+  ):
+    with pytest.raises(ValueError, match=said):
+      joining.add(path, 'one', source=source, **given)
+  joining.add(path, 'one', 'timm', source)
+  content = json.loads(path.read_text())
+  del content['members'][0]['mean']
+  path.write_text(json.dumps(content))
+  with pytest.raises(ValueError, match='needs architecture, mean and std'):
+    pool.read(path)
