@@ -78,7 +78,7 @@ SCHEMA = {
   'image': {
     'size': integer(8),
     'resize': integer(8),
-    'interpolation': choice('nearest', 'bilinear', 'bicubic', 'lanczos'),
+    'interpolation': choice(*pool.INTERPOLATIONS),
     'antialias': BOOL,
     'undecodable': choice('raise', 'skip'),
   },

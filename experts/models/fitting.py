@@ -41,7 +41,7 @@ def gflops(one: network.Network, trees: Params, size: int) -> float:
   images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.uint8)
   shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trees)
   cost = jax.jit(one.forward).lower(shapes, images).cost_analysis()
-  return round(cost['flops'] / 1e9, 3)
+  return float(f'{cost["flops"] / 1e9:.4g}')
 
 
 def _listed(names) -> str:

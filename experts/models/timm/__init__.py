@@ -61,8 +61,10 @@ def mismatch(description: Mapping[str, Any], params: Params) -> str:
   flat = lambda trees: {
     '/'.join(key): tuple(leaf.shape) for key, leaf in traverse_util.flatten_dict(trees).items()
   }
-  needed = flat(network.own(build(description).shapes(1)))
-  found = flat(network.own(params))
+  classes = params['head']['bias'].size if 'bias' in params.get('head', {}) else 1
+  needed, found = flat(build(description).shapes(classes)), flat(params)
+  if 'head' not in params:
+    needed = {name: shape for name, shape in needed.items() if not name.startswith('head/')}
   said = fitting.problems(needed, found)
   if not said:
     return ''
@@ -89,6 +91,13 @@ def examine(
     )
   described = _described(member)
   one = build({**described, 'dtype': 'float32'})
+  try:
+    one.shapes(1)
+  except (TypeError, ValueError, ArithmeticError, IndexError) as error:
+    raise ValueError(
+      f'{member.name}: {described["architecture"]} cannot be built with {described["arguments"]}: '
+      f'{" ".join(str(error).split())[:200]}'
+    ) from error
   if why := one.fault(member.size):
     raise ValueError(f'{member.name}: images of {member.size} pixels: {why}')
   trees = load(member, folder)

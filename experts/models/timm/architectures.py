@@ -34,9 +34,11 @@ def find(architecture: str, arguments: Mapping[str, Any]) -> tuple[ModuleType, A
   for family in FAMILIES:
     if name in family.ARCHITECTURES:
       try:
-        return family, family.settings(name, arguments)
+        found = family.settings(name, arguments)
+        hash(found)
       except (TypeError, ValueError) as error:
         raise ValueError(f'architecture {name}: {error}') from error
+      return family, found
   near = difflib.get_close_matches(name, names(), 4, 0.6)
   raise ValueError(
     f'unknown architecture {name!r}'

@@ -181,7 +181,7 @@ def _turn(settings, x, turns):
     across = jnp.concatenate([-second, first], -1)
   else:
     pairs = wide.reshape(*wide.shape[:-1], -1, 2)
-    across = jnp.stack([-pairs[..., 1], pairs[..., 0]], -1).reshape(wide.shape)
+    across = jnp.concatenate([-pairs[..., 1:], pairs[..., :1]], -1).reshape(wide.shape)
   return (wide * cosines + across * sines).astype(x.dtype)
 
 

@@ -65,13 +65,14 @@ def read_config(config: Mapping[str, Any]) -> dict[str, Any]:
     ValueError: a way to crop that is not known.
   """
   shown = config.get('pretrained_cfg', config)
-  size = shown.get('input_size', (3, 224, 224))[-1]
+  channels, height, size = shown.get('input_size') or (3, 224, 224)
+  if channels != 3 or height != size or not isinstance(size, int):
+    raise ValueError(f'images of shape {shown["input_size"]}, not square ones of three channels')
   mode = shown.get('crop_mode') or 'center'
-  if mode not in ('center', 'squash', 'border'):
-    raise ValueError(f'unknown crop_mode {mode!r}')
+  # 'border' fills up with a colour, which nothing here does.
+  if mode not in ('center', 'squash'):
+    raise ValueError(f'crop_mode {mode!r} is not supported')
   resize = math.floor(size / (shown.get('crop_pct') or 0.875))
-  if mode == 'border' and resize != size:
-    raise ValueError(f"crop_mode 'border' with crop_pct {shown['crop_pct']}")
   interpolation = shown.get('interpolation') or 'bicubic'
   fields = {
     'architecture': config['architecture'],
@@ -102,11 +103,11 @@ def upstream(tag: str) -> str:
 def _licence(card: str) -> dict[str, str]:
   """From the head of a model card."""
   with open(card, encoding='utf-8', errors='replace') as file:
-    head = file.read(20_000).partition('\n---')[0]
-  # 'other' has its name beside it.
+    head = file.read(1_000_000).partition('\n---')[0]
+  # 'other' has its name beside it; several are a list.
   for field in ('license_name', 'license'):
-    if found := re.search(rf'^{field}:[ \t]*(\S+)', head, re.MULTILINE):
-      return {'licence': found[1]}
+    if found := re.search(rf'^{field}:(?:[ \t]+|[ \t]*\n- )(\S+)', head, re.MULTILINE):
+      return {'licence': found[1].strip('"\'')}
   return {}
 
 

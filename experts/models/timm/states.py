@@ -42,7 +42,8 @@ def _safetensors(path):
 
   try:
     return numpy.load_file(path)
-  except (safetensors.SafetensorError, ValueError, KeyError) as error:
+  # Of a dtype that NumPy has not it says so in its own way.
+  except (safetensors.SafetensorError, ValueError, KeyError, AttributeError, TypeError) as error:
     raise ValueError(f'{path}: no complete .safetensors file ({error})') from error
 
 

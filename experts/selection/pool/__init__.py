@@ -50,7 +50,7 @@ class Member:
     imagenet_accuracy: top-1 in [0, 1] if known.
     size: side of the images it takes, pixels; None: that of the pool's 'model'.
     resize: side before the central crop, with a `size` of its own; None: no crop.
-    interpolation: how its images are resized, of `data.transforms.INTERPOLATIONS`.
+    interpolation: how its images are resized, of `INTERPOLATIONS`.
     antialias: whether a pixel of a smaller image is made of all that it covers.
     keep_aspect: whether the shorter side becomes `resize`, instead of both.
     architecture: of a `timm` or `torch` network, timm's name; of a `torch` network else the module:function that makes it.
@@ -100,7 +100,7 @@ class Member:
   @property
   def commercial(self) -> bool:
     """Whether its licence, as far as it is known by its name, allows commercial use."""
-    return not _NON_COMMERCIAL.search(self.licence or '')
+    return not _NON_COMMERCIAL.search(re.sub(r'[_\s]', '-', self.licence or ''))
 
   @property
   def trainable(self) -> bool:
@@ -108,11 +108,13 @@ class Member:
     return KINDS[self.kind].trains
 
 
+# How a network's images may be resized.
+INTERPOLATIONS = ('nearest', 'bilinear', 'bicubic', 'lanczos')
 _RARE = (
   'interpolation', 'antialias', 'keep_aspect', 'architecture', 'arguments', 'mean', 'std', 'licence', 'gflops',
 )  # fmt: skip
 # Words of licences for research alone.
-_NON_COMMERCIAL = re.compile(r'\bnc\b|non-?commercial|research', re.IGNORECASE)
+_NON_COMMERCIAL = re.compile(r'\bnc\b|non-?commercial|research|amlr|nvcl', re.IGNORECASE)
 _TYPES = typing.get_type_hints(Member)
 
 
@@ -273,8 +275,22 @@ def check_types(member: Member, label: str) -> None:
       )
   for name in ('mean', 'std'):
     values = getattr(member, name)
-    if values and not (len(values) == 3 and all(isinstance(x, int | float) for x in values)):
-      raise ValueError(f'{label}: {name} {values!r} must be three numbers')
+    if values and not (
+      len(values) == 3
+      and all(
+        isinstance(x, int | float) and (0 if name == 'mean' else 1e-6) <= x <= 1 for x in values
+      )
+    ):
+      raise ValueError(f'{label}: {name} {values!r} must be three numbers of images in [0, 1]')
+  if member.imagenet_accuracy is not None and not 0 <= member.imagenet_accuracy <= 1:
+    raise ValueError(f'{label}: imagenet_accuracy {member.imagenet_accuracy} must be in [0, 1]')
+  if member.interpolation not in INTERPOLATIONS:
+    raise ValueError(
+      f'{label}: interpolation {member.interpolation!r} must be one of {", ".join(INTERPOLATIONS)}'
+    )
+  for name in ('size', 'resize', 'images'):
+    if (getattr(member, name) or 0) < 0:
+      raise ValueError(f'{label}: {name} {getattr(member, name)} is below 0')
 
 
 def _entry(member: Member) -> dict[str, object]:

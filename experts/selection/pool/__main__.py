@@ -73,13 +73,15 @@ def _words(member) -> str:
 
 def fields() -> argparse.ArgumentParser:
   """What every command that adds a model is told: where, and what may not be known of it otherwise."""
+  from experts.selection import pool
+
   parser = argparse.ArgumentParser(add_help=False)
   parser.add_argument('--pool', default='pool.json', help='the pool file (%(default)s)')
   parser.add_argument('--name', help='of the model; that of the hub, if not given')
   parser.add_argument(
     '--architecture_args',
     dest='arguments',
-    type=json.loads,
+    type=_object,
     help='JSON, for what makes the network',
   )
   parser.add_argument('--upstream', help='data set that it was trained on')
@@ -90,9 +92,7 @@ def fields() -> argparse.ArgumentParser:
   parser.add_argument('--resize', type=int, help='side before the central crop')
   parser.add_argument('--mean', type=float, nargs=3, help='of the channels of images in [0, 1]')
   parser.add_argument('--std', type=float, nargs=3, help='of the channels of images in [0, 1]')
-  parser.add_argument(
-    '--interpolation', choices=('nearest', 'bilinear', 'bicubic', 'lanczos'), help='when resizing'
-  )
+  parser.add_argument('--interpolation', choices=pool.INTERPOLATIONS, help='when resizing')
   parser.add_argument('--antialias', action=argparse.BooleanOptionalAction, help='when resizing')
   return parser
 
@@ -129,6 +129,16 @@ def _parser() -> argparse.ArgumentParser:
   made.add_argument('--parameters', type=int, help='where its weights do not tell')
   made.add_argument('--hash', help='of a callable: a word for its version, to cache by')
   return parser
+
+
+def _object(text: str) -> dict:
+  try:
+    found = json.loads(text)
+  except ValueError as error:
+    raise argparse.ArgumentTypeError(f'{text!r} is no JSON ({error})') from None
+  if not isinstance(found, dict):
+    raise argparse.ArgumentTypeError(f'{text!r} is no JSON object, such as {{"pad_type": "same"}}')
+  return found
 
 
 if __name__ == '__main__':

@@ -1,12 +1,16 @@
 """How models join a pool: what their weights tell of them is read from them."""
 
+import contextlib
 import dataclasses
+import fcntl
 import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experts.models import kinds
 from experts.selection import pool
+
+_FIELDS = [field.name for field in dataclasses.fields(pool.Member)]
 
 
 def add(
@@ -62,16 +66,40 @@ def add_all(
     FileNotFoundError: as `add`.
     ValueError: as `add`.
   """
+  folder = os.path.dirname(os.path.abspath(path))
+  if not os.path.isdir(folder):
+    raise FileNotFoundError(f'there is no folder {folder} for the pool')
+  with _alone(folder):
+    return _add_all(path, folder, models, tell, again)
+
+
+@contextlib.contextmanager
+def _alone(folder):
+  """Waits until no other command adds to a pool there: each reads the file, and writes it with its own."""
+  place = os.open(folder, os.O_RDONLY)
+  try:
+    # Where a file system knows no locks, there is none.
+    with contextlib.suppress(OSError):
+      fcntl.flock(place, fcntl.LOCK_EX)
+    yield
+  finally:
+    os.close(place)
+
+
+def _add_all(path, folder, models, tell, again):
   members, settings = [], {}
   if os.path.exists(path):
     members, settings = pool.read(path), pool.read_model(path)
-  folder = os.path.dirname(os.path.abspath(path))
   there = {member.name: member for member in members}
   found = []
   for given in models:
     member, settings = _examined(folder, settings, **given)
     old = there.get(member.name)
     same = again and old is not None and old.hash == member.hash
+    if same and (differing := [f for f in _FIELDS if getattr(old, f) != getattr(member, f)]):
+      raise ValueError(
+        f'{path} has {member.name!r} with another {", ".join(differing)}: take it out of the pool first, or name it otherwise'
+      )
     found.append((member, same))
     tell(member)
   pool.write(path, [*members, *(member for member, same in found if not same)], settings)
@@ -85,8 +113,16 @@ def _examined(folder, settings, *, kind, source, backbone=None, parameters=None,
   family = kinds.KINDS[kind].family
   source, published = family.find(source)
   # What is said goes before what is published.
-  known = {**published, **{name: value for name, value in known.items() if value is not None}}
-  here = lambda file: file and os.path.relpath(os.path.abspath(file), folder)
+  said = {name: value for name, value in known.items() if value is not None}
+  if isinstance(said.get('size'), int) and published.get('resize') and 'resize' not in said:
+    # The same share of the image is kept.
+    said['resize'] = round(published['resize'] * said['size'] / published['size'])
+  known = {**published, **said}
+  # Of a file its folder's place: the file itself may be a link, as the hub's are.
+  real = lambda file: os.path.join(os.path.realpath(os.path.dirname(file)), os.path.basename(file))
+  here = lambda file: (
+    file and os.path.relpath(real(os.path.abspath(file)), os.path.realpath(folder))
+  )
   member = pool.Member(
     kind=kind,
     weights=source if kind == 'callable' else here(source),

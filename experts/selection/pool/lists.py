@@ -56,11 +56,17 @@ def read(source: str, brought: str | os.PathLike = '') -> list[dict[str, Any]]:
       raise FileNotFoundError(
         f'no list {source}: a JSON file, or one of {", ".join(shipped())}'
       ) from None
+    except UnicodeDecodeError as error:
+      raise ValueError(f'{source} is no text in UTF-8: {error}') from None
   try:
     entries = json.loads(text)
   except ValueError as error:
     raise ValueError(f'{source} is no JSON file: {error}') from None
-  if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+  if (
+    not entries
+    or not isinstance(entries, list)
+    or not all(isinstance(entry, dict) for entry in entries)
+  ):
     raise ValueError(f'{source} must hold a list of objects, one a model')
   return [
     _arguments(f'{source}: entry {i}', entry, folder, brought) for i, entry in enumerate(entries)
@@ -73,14 +79,18 @@ def _arguments(label, entry: Mapping[str, Any], folder, brought) -> dict[str, An
     raise ValueError(
       f'{label} has unknown fields {", ".join(unknown)}; known: {", ".join((*_AS_THEY_ARE, *_BESIDES))}'
     )
-  if 'name' not in entry or ('file' in entry) == ('hub' in entry):
-    raise ValueError(f"{label} needs a name, and either 'file' or 'hub'")
+  texts = [entry.get(name) for name in ('name', 'file', 'hub') if name in entry]
+  whole = len(texts) == 2 and 'name' in entry and all(isinstance(x, str) and x for x in texts)
+  if not whole:
+    raise ValueError(f"{label} needs a name, and either 'file' or 'hub', each a text")
   given = {name: entry[name] for name in _AS_THEY_ARE if entry.get(name) is not None}
   given.setdefault('kind', 'timm')
   if 'kwargs' in entry:
     given['arguments'] = entry['kwargs']
   if 'crop' in entry:
-    if 'size' not in given:
+    if not isinstance(entry['crop'], float | int) or not 0 < entry['crop'] <= 1:
+      raise ValueError(f'{label}: crop {entry["crop"]!r} must be a share above 0, at most 1')
+    if not isinstance(given.get('size'), int):
       raise ValueError(f'{label}: crop {entry["crop"]} without a size')
     given.update(resize=math.floor(given['size'] / entry['crop']), keep_aspect=True)
   if 'hub' in entry:

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import threading
+from concurrent import futures
 
 import cv2
 import jax
@@ -386,7 +387,9 @@ def test_networks_of_timm_are_ranked_fine_tuned_and_classify(tmp_path, data_dir,
     ('license: mit\n', 'mit', True),
     ('license: other\nlicense_name: fair-noncommercial\n', 'fair-noncommercial', False),
     ('license: cc-by-nc-4.0\n', 'cc-by-nc-4.0', False),
-    ('license:\n- mit\n', None, True),
+    ('license:\n- mit\n', 'mit', True),
+    ('license: "CC_BY_NC-4.0"\n', 'CC_BY_NC-4.0', False),
+    ('tags:\n- timm\n', None, True),
   ],
 )
 def test_a_licence_is_that_of_the_card_by_its_name(tmp_path, card, licence, commercial):
@@ -412,3 +415,75 @@ def test_what_a_pool_or_list_says_wrongly_is_named(tmp_path):
   path.write_text(json.dumps(content))
   with pytest.raises(ValueError, match='needs architecture, mean and std'):
     pool.read(path)
+
+
+def test_a_head_that_is_damaged_is_refused(tmp_path):
+  for change in (
+    lambda s: s.update({'fc.weight': s['fc.weight'][:, :9]}),
+    lambda s: s.update({'fc.bias': s['fc.bias'][:3]}),
+    lambda s: s.pop('fc.weight'),
+  ):
+    state = _state()
+    change(state)
+    states.write(str(tmp_path / 'a.safetensors'), state, {})
+    with pytest.raises(ValueError, match='head/kernel'):
+      _add(tmp_path / 'pool.json', tmp_path / 'a.safetensors')
+  # One without a bias is one of zeros.
+  state = _state()
+  del state['fc.bias']
+  states.write(str(tmp_path / 'a.safetensors'), state, {})
+  member = _add(tmp_path / 'pool.json', tmp_path / 'a.safetensors')
+  assert not timm.load(member, str(tmp_path))['head']['bias'].any()
+
+
+@pytest.mark.parametrize(
+  ('shown', 'said'),
+  [
+    ({'crop_mode': 'border', 'crop_pct': 1.0}, "crop_mode 'border' is not supported"),
+    ({'input_size': [3, 32, 24]}, 'not square ones of three channels'),
+    ({'input_size': [1, 24, 24]}, 'not square ones of three channels'),
+  ],
+)
+def test_images_that_nothing_here_can_show_are_refused(tmp_path, shown, said):
+  source = _folder(tmp_path / 'net')
+  config = json.loads((source / 'config.json').read_text())
+  config['pretrained_cfg'] |= shown
+  (source / 'config.json').write_text(json.dumps(config))
+  with pytest.raises(ValueError, match=said):
+    joining.add(tmp_path / 'pool.json', 'one', 'timm', str(source))
+
+
+def test_another_size_keeps_the_published_share_of_the_image(tmp_path):
+  source = str(_folder(tmp_path / 'net'))
+  member = joining.add(tmp_path / 'pool.json', 'one', 'timm', source, size=48)
+  assert (member.size, member.resize) == (48, 64)
+
+
+def test_commands_that_add_at_once_lose_nothing(tmp_path):
+  source = _folder(tmp_path / 'net')
+  (tmp_path / 'link').symlink_to(tmp_path / 'net')
+  pools = tmp_path / 'pools' / 'deep'
+  pools.mkdir(parents=True)
+  (tmp_path / 'here').symlink_to(pools)
+  add = lambda name: joining.add(tmp_path / 'here/pool.json', name, 'timm', str(tmp_path / 'link'))
+  with futures.ThreadPoolExecutor(3) as threads:
+    list(threads.map(add, 'abc'))
+  members = pool.read(pools / 'pool.json')
+  assert sorted(member.name for member in members) == ['a', 'b', 'c']
+  for member in members:
+    assert (pools / member.weights).resolve() == (source / 'model.safetensors').resolve()
+
+
+def test_a_list_that_says_otherwise_of_what_is_there_is_refused(tmp_path):
+  states.write(str(tmp_path / 'a.safetensors'), _state(), {})
+  entry = {'name': 'a', 'file': 'a.safetensors', 'architecture': 'resnet18', 'kwargs': _NET, 'size': 24, **_SHOWN}  # fmt: skip
+  listed, path = tmp_path / 'models.json', tmp_path / 'pool.json'
+  listed.write_text(json.dumps([entry]))
+  joining.add_all(path, lists.read(str(listed)))
+  listed.write_text(json.dumps([{**entry, 'licence': 'mit'}]))
+  with pytest.raises(ValueError, match="has 'a' with another licence"):
+    joining.add_all(path, lists.read(str(listed)))
+  for changed in ({'crop': 0}, {'file': 5}, {'name': None}):
+    listed.write_text(json.dumps([{**entry, **changed}]))
+    with pytest.raises(ValueError, match=r'must be a share|each a text'):
+      lists.read(str(listed))
