@@ -94,7 +94,9 @@ class Trials:
     rows = []
     if hosts.first() and os.path.exists(path):
       # A table of before says not what was trained: all.
-      rows = [{'trained': partial.ALL, **row} for row in files.read(path).to_dict('records')]
+      table = files.read(path)
+      trained = table.trained.fillna(partial.ALL) if 'trained' in table else partial.ALL
+      rows = table.assign(trained=trained).to_dict('records')
     self._rows = hosts.from_first(rows)
 
   @property

@@ -44,7 +44,7 @@ def test_vtab_tries_all_four_points():
     (0.01, '2500 steps'),
     (0.01, '10000 steps'),
   ]
-  assert {point[2:] for point in points} == {(0.0, 0.0)}
+  assert {point[2:] for point in points} == {(0.0, 0.0, 'all')}
 
 
 @pytest.mark.parametrize(
@@ -113,13 +113,16 @@ def test_a_task_is_trained_and_tested_on_the_whole_image_however_upstream_was_cr
 def test_trials_read_back_are_those_that_were_written(tmp_path):
   table = sweeps.Trials(str(tmp_path / 'trials.csv'))
   row = {'task': 't', 'model': 'm', 'selection': 0, 'lr': 0.1, 'steps': 3, 'weight_decay': 1.234e-5}
-  row |= {'mixup': 0.05, 'seed': 0, 'split': 'validation', 'accuracy': 1 / 3}
+  row |= {'mixup': 0.05, 'trained': 'head', 'seed': 0, 'split': 'validation', 'accuracy': 1 / 3}
   table.add([row, {**row, 'lr': 2 / 3, 'accuracy': 2 / 3}])
   # Equal accuracies stay equal, whether they were read or have just been measured.
   again = sweeps.Trials(str(tmp_path / 'trials.csv'))
   assert again.find() == table.find()
   again.add([{**row, 'steps': 5}])
   assert again.find(steps=5)[0]['accuracy'] == again.find(steps=3)[0]['accuracy']
+  # One of before says not what was trained: all was.
+  pd.DataFrame([{**row, 'trained': None}]).dropna(axis=1).to_csv(tmp_path / 'old.csv', index=False)
+  assert sweeps.Trials(str(tmp_path / 'old.csv')).find(trained='all')
 
 
 @pytest.fixture(scope='module')
