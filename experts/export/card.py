@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -58,7 +59,10 @@ def write(one: Tuned, known: Origin, check: Check, library: str, usage: str) -> 
 def _head(known: Origin, library: str) -> str:
   lines = ['---', f'library_name: {library}', 'pipeline_tag: image-classification']
   if known.member and known.member.licence:
-    lines.append(f'license: {json.dumps(known.member.licence)}')
+    licence = known.member.licence
+    # What is no plain word is one in quotes.
+    plain = re.fullmatch(r'[A-Za-z][\w.-]*', licence)
+    lines.append(f'license: {licence if plain else json.dumps(licence)}')
   lines += ['tags:', '- image-classification', f'- {library}']
   return '\n'.join([*lines, '---'])
 

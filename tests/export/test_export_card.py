@@ -33,8 +33,9 @@ def workdir(tmp_path, peer, monkeypatch):
   (folder / 'phases').mkdir()
   (folder / 'phases' / 'transfer.json').write_text(json.dumps({'config': config}))
   member = pool.Member(
-    'one', 'timm', 'ImageNet-21k', None, 0, 1, 16, 'a.safetensors', 'h4sh', size=32, licence='mit'
-  )
+    'one', 'timm', 'ImageNet-21k', None, 0, 1, 16, 'a.safetensors', 'h4sh', size=32, licence='mit',
+    architecture='resnet18', mean=[0.5] * 3, std=[0.5] * 3,
+  )  # fmt: skip
   pool.write(tmp_path / 'pool.json', [member], {})
   scores = [
     ('one', 'knn', 0.75, 0.5, 0.9),
