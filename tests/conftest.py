@@ -64,6 +64,25 @@ def get_config():
   return config
 """
 
+# A pool is ranked for a task, all of it is fine-tuned, and the best is kept.
+_POOL_CONFIG = """
+from configs import common
+
+{before}
+def get_config():
+  config = common.get_config()
+  config.phases = ('select', 'transfer', 'report')
+  config.run.update(evaluation_batch=16, tensorboard=False, embedding_cache='')
+  config.data_dir = {data!r}
+  config.pool = {pool!r}
+  config.tasks = {{'stripes': common.task('images:task', train_images=0, validation_images=8)}}
+  config.transfer.update(
+    models='all', batch_size=16, durations=('12 steps',), learning_rates={rates}, warmups=('8 %',)
+  )
+  config.trials = '1x2'
+  return config
+"""
+
 
 def _draw(folder: pathlib.Path, colour, horizontal: bool, number: int, seed: int) -> None:
   rng = np.random.default_rng(seed)
@@ -120,6 +139,18 @@ def _run(config_file, workdir, *flags) -> subprocess.CompletedProcess:
     text=True,
     check=False,
   )
+
+
+@pytest.fixture(scope='session')
+def pool_config(data_dir):
+  """(pool file, learning rates, lines before) -> the text of a config that ranks and fine-tunes all of a pool."""
+
+  def text(path, learning_rates=(0.5, 0.1), before=''):
+    return _POOL_CONFIG.format(
+      before=before, data=str(data_dir), pool=str(path), rates=learning_rates
+    )
+
+  return text
 
 
 @pytest.fixture(scope='session')

@@ -71,7 +71,7 @@ def _shown(one: Tuned) -> str:
   view = one.view
   antialias = 'with antialias' if view.antialias else 'without antialias'
   how = f'{view.interpolation}, {antialias} (uint8 to uint8)'
-  if view.keep_aspect or view.resize > view.size:
+  if view.cropped:
     of = 'its shorter side' if view.keep_aspect else 'both sides'
     what = (
       f'resized to {view.resize} pixels ({of}), and the central {view.size} × {view.size} taken'

@@ -6,6 +6,7 @@ import numpy as np
 from experts.data import splits
 from experts.data.dataset import UndecodableImage
 from experts.export.origin import Origin
+from experts.models import fitting
 from experts.models.tuned import Tuned
 from experts.runs import views
 
@@ -19,16 +20,7 @@ def images(one: Tuned, known: Origin, data_dir: str) -> tuple[np.ndarray, str]:
   found = _of_task(one, known, data_dir)
   if len(found):
     return found, f'{len(found)} test images of the task'
-  return fixed(one.view.size), f'{_FIXED} images with coarse and fine structure'
-
-
-def fixed(size: int) -> np.ndarray:
-  """uint8 images [32, S, S, 3] with coarse and fine structure, always the same."""
-  rng = np.random.default_rng(0)
-  cells = -(-size // 8)
-  coarse = rng.uniform(0, 255, (_FIXED, cells, cells, 3)).repeat(8, 1).repeat(8, 2)
-  fine = rng.normal(0, 25, (_FIXED, size, size, 3))
-  return np.clip(coarse[:, :size, :size] + fine, 0, 255).astype(np.uint8)
+  return fitting.probe(_FIXED, one.view.size), f'{_FIXED} images with coarse and fine structure'
 
 
 def _of_task(one: Tuned, known: Origin, data_dir: str) -> np.ndarray:

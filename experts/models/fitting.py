@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from experts.models import network, weights
 
@@ -42,6 +43,15 @@ def gflops(one: network.Network, trees: Params, size: int) -> float:
   shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.float32), trees)
   cost = jax.jit(one.forward).lower(shapes, images).cost_analysis()
   return float(f'{cost["flops"] / 1e9:.4g}')
+
+
+def probe(number: int, size: int) -> np.ndarray:
+  """uint8 images [N, S, S, 3] with coarse and fine structure, always the same, that tell functions of images apart."""
+  rng = np.random.default_rng(0)
+  cells = -(-size // 8)
+  coarse = rng.uniform(0, 255, (number, cells, cells, 3)).repeat(8, 1).repeat(8, 2)
+  fine = rng.normal(0, 25, (number, size, size, 3))
+  return np.clip(coarse[:, :size, :size] + fine, 0, 255).astype(np.uint8)
 
 
 def _listed(names) -> str:

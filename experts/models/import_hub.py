@@ -11,7 +11,7 @@ from experts import entry
 def main() -> None:
   """The command line."""
   from experts.selection import pool
-  from experts.selection.pool import import_hub
+  from experts.selection.pool import converting
 
   parser = argparse.ArgumentParser(prog='python -m experts.models.import_hub', description=__doc__)
   parser.add_argument(
@@ -21,7 +21,7 @@ def main() -> None:
     '--out', required=True, help='the pool file (.json) to make, or the folder of a pool.json'
   )
   given = parser.parse_args()
-  path = import_hub.convert(given.modules, given.out)
+  path = converting.convert(given.modules, given.out)
   print(f'{path}: {len(pool.read(path))} models')
 
 

@@ -29,6 +29,11 @@ class View(NamedTuple):
   antialias: bool = False
   keep_aspect: bool = False
 
+  @property
+  def cropped(self) -> bool:
+    """Whether the centre alone of the resized image is shown."""
+    return self.keep_aspect or self.resize > self.size
+
 
 class Network(Protocol):
   """Pure functions over parameter trees. Hashable and equal where they compute the same: programs are kept by it.

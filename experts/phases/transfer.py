@@ -23,10 +23,13 @@ def run(config: Config, workdir: str, board: Board) -> None:
   table = sweeps.Trials(f'{workdir}/trials.csv')
   # All of it is said before the first of many hours.
   plan = {name: plans.plan(config, scores, known, name) for name in config.tasks}
+  checked = set()
   for name, (wanted, _) in plan.items():
     for member in wanted:
       sized = tasks.sized(config, member, settings, name)
-      fine_tuning.check(sized, settings, member, os.path.dirname(path))
+      if (member.name, sized.image.size) not in checked:
+        fine_tuning.check(sized, settings, member, os.path.dirname(path))
+        checked.add((member.name, sized.image.size))
   tuned = {member.name: member for wanted, _ in plan.values() for member in wanted}
   tasks.write(
     config, workdir, tasks.load_all(config, tasks.sizes_of(config, [*tuned.values()], settings))
@@ -36,11 +39,11 @@ def run(config: Config, workdir: str, board: Board) -> None:
     for i, member in enumerate(wanted, 1):
       logging.info('transfer: %s, model %d of %d: %s', name, i, len(wanted), member.name)
       sized = tasks.sized(config, member, settings, name)
-      size = views.train_transform(sized.image, sized.transfer)
-      if size not in opened:
-        opened[size] = fine_tuning.open_task(sized, name)
+      shown = views.train_transform(sized.image, sized.transfer)
+      if shown not in opened:
+        opened[shown] = fine_tuning.open_task(sized, name)
       trainer = fine_tuning.Trainer(
-        sized, board, settings, opened[size], member, os.path.dirname(path), table
+        sized, board, settings, opened[shown], member, os.path.dirname(path), table
       )
       # Of a model all of whose trials diverge, nothing is left to retrain.
       if points := trainer.sweep():

@@ -142,11 +142,7 @@ def _networks(config, members, settings, platform) -> list[tuple[str, Network, l
     elif not kind.trains:
       continue
     else:
-      # Of some the weights alone tell the network.
-      params = (
-        {} if kind.shared or member.architecture else kind.family.load(member, _folder(config))
-      )
-      described = kind.family.describe(member, settings if kind.shared else {}, params)
+      described = networks.described(member, os.path.dirname(pool_path(config, '')), settings)
     key = json.dumps([described, embed.preprocessing(member, settings).size], sort_keys=True)
     found.setdefault(key, (kind.family.build(described, platform), []))[1].append(member)
   if len(found) == 1:
@@ -155,10 +151,6 @@ def _networks(config, members, settings, platform) -> list[tuple[str, Network, l
     (f' of {some[0].architecture or some[0].kind}', network, some)
     for network, some in found.values()
   ]
-
-
-def _folder(config) -> str:
-  return os.path.dirname(pool_path(config, ''))
 
 
 def _of_unit(network, bank, number, images, mesh) -> tuple[Tree, Tree]:

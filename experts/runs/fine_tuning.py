@@ -27,7 +27,7 @@ from experts.runs import (
 )
 from experts.runs.description import Config, Run, Setting
 from experts.runs.streams import Stream, seed_of
-from experts.selection import pool
+from experts.selection import networks, pool
 from experts.training import hosts, optim, population
 from experts.training.board import Board
 
@@ -42,10 +42,7 @@ def check(config: Config, settings: Mapping[str, Any], member: pool.Member, fold
   Raises:
     ValueError: images of a side that it cannot take, or some of its last blocks where it has none.
   """
-  kind = KINDS[member.kind]
-  # Of some the weights alone tell the network.
-  params = {} if kind.shared or member.architecture else kind.family.load(member, folder)
-  described = kind.family.describe(member, settings if kind.shared else {}, params)
+  described = networks.described(member, folder, settings)
   network = family_of(described).build(described)
   if why := network.fault(config.image.size):
     raise ValueError(

@@ -20,11 +20,10 @@ def train_transform(image: Config, section: Config) -> transforms.Transform:
 
 def eval_transform(view: View) -> transforms.Transform:
   """Resize and central crop: upstream, and to embed for selection (EXP §6.1, App. C.1)."""
-  cropped = view.keep_aspect or view.resize > view.size
   return transforms.Transform(
     view.size,
-    view.resize if cropped else 0,
-    'central' if cropped else 'none',
+    view.resize if view.cropped else 0,
+    'central' if view.cropped else 'none',
     interpolation=view.interpolation,
     antialias=view.antialias,
     keep_aspect=view.keep_aspect,

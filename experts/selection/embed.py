@@ -188,8 +188,8 @@ def preprocessing(member: pool.Member, settings: Mapping[str, Any]) -> network.V
   # A pool's own networks were all shown images alike.
   said = dict(settings) if member.size is None else dataclasses.asdict(member)
   view = network.View(**{name: said[name] for name in network.View._fields if name in said})
-  crops = (view.resize or 0) > view.size or (view.resize and view.keep_aspect)
-  return view._replace(resize=view.resize if crops else 0)
+  view = view._replace(resize=view.resize or 0)
+  return view if view.cropped else view._replace(resize=0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -98,6 +98,19 @@ def load_unit(
   return network, placed, [trees.get('head') for trees in loaded]
 
 
+def described(member: pool.Member, folder: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+  """What `Family.build` needs of a pool's model; its weights are read where they alone tell.
+
+  Args:
+    member: one that trains.
+    folder: of the pool file.
+    settings: the pool's 'model', which is of the network that its own models share.
+  """
+  kind = kinds.KINDS[member.kind]
+  params = {} if kind.shared or member.architecture else kind.family.load(member, folder)
+  return kind.family.describe(member, settings if kind.shared else {}, params)
+
+
 def _stack(trees: Sequence[Params]) -> Params:
   if len(trees) == 1:
     return jax.tree.map(lambda leaf: leaf[None], trees[0])

@@ -11,8 +11,8 @@ import jax
 import numpy as np
 import pytest
 
-from experts.export import export, shown
-from experts.models import kinds, ours, resnet, timm, tuned, weights
+from experts.export import export
+from experts.models import fitting, kinds, ours, resnet, timm, tuned, weights
 from experts.runs import evaluators
 from experts.selection import pool
 from experts.selection.pool import joining
@@ -190,7 +190,7 @@ def _compare(folder: pathlib.Path, form: str, networks, code: str, absent, toler
 
 
 def _images(size: int = 32, number: int = 7) -> np.ndarray:
-  return shown.fixed(size)[::-1][:number]
+  return fitting.probe(32, size)[::-1][:number]
 
 
 def _back(folder: pathlib.Path, name: str, size: int) -> pool.Member:

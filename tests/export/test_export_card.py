@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from configs import common
-from experts.export import export, shown
+from experts.export import export
+from experts.models import fitting
 from experts.selection import pool
 
 _TRUE = {'ash': (9, 1, 0), 'beech': (2, 8, 0), 'c|d': (0, 0, 10)}
@@ -102,7 +103,7 @@ def test_images_that_are_gone_are_replaced_by_fixed_ones(tmp_path, workdir):
 
 @pytest.mark.parametrize('size', [16, 33])
 def test_fixed_images_are_always_the_same_and_have_structure(size):
-  images = shown.fixed(size)
+  images = fitting.probe(32, size)
   assert images.shape == (32, size, size, 3)
-  np.testing.assert_array_equal(images, shown.fixed(size))
+  np.testing.assert_array_equal(images, fitting.probe(32, size))
   assert images.std((1, 2)).min() > 20

@@ -19,7 +19,7 @@ from experts import entry
 from experts.models import import_hub as hub_command
 from experts.models import kinds, weights
 from experts.selection import pool
-from experts.selection.pool import import_hub
+from experts.selection.pool import converting
 
 _ROOT = pathlib.Path(__file__).resolve().parents[2]
 _VALUE = '/.ATTRIBUTES/VARIABLE_VALUE'
@@ -251,7 +251,7 @@ def test_the_pool_is_ranked_by_the_papers_config(imported, data_dir, run_main, t
 def test_adapters_become_an_adapter_expert_over_its_backbone(modules, tmp_path, tf):
   (tmp_path / 'modules').mkdir()
   (tmp_path / 'modules' / 'felid').symlink_to(modules / 'felid')
-  path = import_hub.convert(str(tmp_path / 'modules'), str(tmp_path / 'felids.json'))
+  path = converting.convert(str(tmp_path / 'modules'), str(tmp_path / 'felids.json'))
   (felid,) = pool.read(path)
   assert (felid.kind, felid.slice, felid.weights) == ('adapter', 'felid', 'weights/felid.npz')
   assert felid.backbone == f'weights/backbone.{felid.trained_from[:8]}.npz'
@@ -267,7 +267,7 @@ def test_adapters_become_an_adapter_expert_over_its_backbone(modules, tmp_path, 
   with pytest.raises(
     ValueError, match=r'missing: adapter block3/a1/conv/kernel; left over: .*3, 3'
   ):
-    import_hub.convert(str(found), str(tmp_path / 'again' / 'pool.json'))
+    converting.convert(str(found), str(tmp_path / 'again' / 'pool.json'))
 
 
 def _key(tf, folder, name) -> str:
@@ -279,7 +279,7 @@ def _key(tf, folder, name) -> str:
 def _refused(modules, out) -> str:
   """What the import of a folder says, of which it must leave nothing."""
   with pytest.raises((ValueError, OSError)) as error:
-    import_hub.convert(str(modules), str(out))
+    converting.convert(str(modules), str(out))
   assert not out.exists() or not os.listdir(out)
   assert '\n' not in str(error.value)
   assert entry.is_mendable(error.value)
@@ -358,9 +358,9 @@ def test_folders_without_modules_and_a_pool_that_is_there_are_refused(modules, i
   assert 'is a SavedModel itself' in _refused(modules / 'bird', out)
   path, before = imported[0], imported[0].read_bytes()
   with pytest.raises(FileExistsError, match=r'pool\.json is there already: give another --out'):
-    import_hub.convert(str(modules), str(path.parent))
+    converting.convert(str(modules), str(path.parent))
   with pytest.raises(FileExistsError, match='weights is there already'):
-    import_hub.convert(str(modules), str(path.parent / 'other.json'))
+    converting.convert(str(modules), str(path.parent / 'other.json'))
   assert path.read_bytes() == before
 
 

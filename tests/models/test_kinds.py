@@ -69,23 +69,6 @@ def examine(member, folder, settings):
   return found, settings
 """
 _LINE = "from experts.models import kinds\nkinds.KINDS['toy'] = kinds.Kind('toy_networks')\n"
-_CONFIG = """
-from configs import common
-
-{line}
-def get_config():
-  config = common.get_config()
-  config.phases = ('select', 'transfer', 'report')
-  config.run.update(evaluation_batch=16, tensorboard=False, embedding_cache='')
-  config.data_dir = {data!r}
-  config.pool = {pool!r}
-  config.tasks = {{'stripes': common.task('images:task', train_images=0, validation_images=8)}}
-  config.transfer.update(
-    models='all', batch_size=16, durations=('12 steps',), learning_rates=(0.5, 0.1), warmups=('8 %',)
-  )
-  config.trials = '1x2'
-  return config
-"""
 
 
 @pytest.fixture
@@ -102,13 +85,13 @@ def toys(tmp_path, monkeypatch):
   return tmp_path
 
 
-def test_a_new_kind_is_ranked_fine_tuned_and_classifies(toys, data_dir, run_main):
+def test_a_new_kind_is_ranked_fine_tuned_and_classifies(toys, data_dir, run_main, pool_config):
   assert [(m.name, m.dimension, m.parameters) for m in pool.read(toys / 'pool.json')] == [
     ('toy 8', 8, 384),
     ('toy 24', 24, 1152),
   ]
   config = toys / 'config.py'
-  config.write_text(_CONFIG.format(line=_LINE, data=str(data_dir), pool=str(toys / 'pool.json')))
+  config.write_text(pool_config(toys / 'pool.json', before=_LINE))
   done = run_main(config, toys / 'run')
   assert done.returncode == 0, done.stderr[-3000:]
   scores = pd.read_csv(toys / 'run' / 'scores.csv')

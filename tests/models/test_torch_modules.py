@@ -111,22 +111,6 @@ def broken():
   return Net(width='wide')
 """
 _SHOWN = {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.25, 0.3]}
-_CONFIG = """
-from configs import common
-
-def get_config():
-  config = common.get_config()
-  config.phases = ('select', 'transfer', 'report')
-  config.run.update(evaluation_batch=16, tensorboard=False, embedding_cache='')
-  config.data_dir = {data!r}
-  config.pool = {pool!r}
-  config.tasks = {{'stripes': common.task('images:task', train_images=0, validation_images=8)}}
-  config.transfer.update(
-    models='all', batch_size=16, durations=('12 steps',), learning_rates=(0.5, 0.1), warmups=('8 %',)
-  )
-  config.trials = '1x2'
-  return config
-"""
 
 
 @pytest.fixture(scope='module')
@@ -217,9 +201,11 @@ def test_a_module_joins_and_computes_what_torch_does(nets, joined, torch):
   assert np.abs(found[0] - found[1]).max() > 0.1
 
 
-def test_modules_are_ranked_fine_tuned_and_classify(nets, joined, data_dir, run_main, tmp_path):
+def test_modules_are_ranked_fine_tuned_and_classify(
+  nets, joined, data_dir, run_main, pool_config, tmp_path
+):
   config = tmp_path / 'config.py'
-  config.write_text(_CONFIG.format(data=str(data_dir), pool=str(joined)))
+  config.write_text(pool_config(joined))
   done = run_main(config, tmp_path / 'run')
   assert done.returncode == 0, done.stderr[-3000:]
   scores = pd.read_csv(tmp_path / 'run' / 'scores.csv')

@@ -1,13 +1,18 @@
 """The forms in which fine-tuned networks leave, each with the module that knows it. A new form is a module and a line here."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import os
-from typing import Any, Protocol
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from experts.models.tuned import Tuned
+if TYPE_CHECKING:
+  # What asks for the names of the forms alone loads no JAX.
+  from experts.models.tuned import Tuned
 
 FORMS = {
   'timm': 'experts.models.exporting.timm',
@@ -16,6 +21,10 @@ FORMS = {
   'litert': 'experts.models.exporting.litert',
   'jax': 'experts.models.exporting.jax',
 }
+
+
+# Images of one run.
+_BATCH = 16
 
 
 class Form(Protocol):
@@ -64,6 +73,13 @@ def need(module: str, extra: str) -> Any:
     raise ValueError(
       f"this format needs {module.partition('.')[0]} ({error}): pip install 'experts[{extra}]'"
     ) from None
+
+
+def by_batches(run: Callable[[np.ndarray], np.ndarray], images: np.ndarray) -> np.ndarray:
+  """What `run` says of images [N, …], a few at a time, as one array [N, C]."""
+  return np.concatenate(
+    [np.asarray(run(images[at : at + _BATCH])) for at in range(0, len(images), _BATCH)]
+  )
 
 
 def write_classes(tuned: Tuned, folder: str) -> None:

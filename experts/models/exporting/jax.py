@@ -16,7 +16,6 @@ TOLERANCE = 1e-4
 LIBRARY = 'jax'
 _PROGRAM, _WEIGHTS = 'program.bin', 'weights.npz'
 _PLATFORMS = ('cpu', 'cuda', 'tpu')
-_BATCH = 16
 
 
 def write(tuned: Tuned, folder: str) -> None:
@@ -52,8 +51,8 @@ def run(folder: str, images: np.ndarray) -> tuple[np.ndarray, str]:
     program = export.deserialize(bytearray(file.read()))
   with np.load(os.path.join(folder, _WEIGHTS)) as file:
     params = dict(file)
-  parts = [program.call(params, images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)]
-  return np.concatenate(parts), f'jax {jax.__version__}'
+  found = exporting.by_batches(lambda part: program.call(params, part), images)
+  return found, f'jax {jax.__version__}'
 
 
 def usage(tuned: Tuned) -> str:

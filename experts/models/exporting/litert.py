@@ -5,14 +5,13 @@ import tempfile
 
 import numpy as np
 
-from experts.models.exporting import need, tensorflow, write_classes
+from experts.models.exporting import by_batches, need, tensorflow, write_classes
 from experts.models.tuned import Tuned
 
 # Its kernels round otherwise.
 TOLERANCE = 1e-3
 LIBRARY = 'litert'
 _FILE = 'model.tflite'
-_BATCH = 16
 
 
 def write(tuned: Tuned, folder: str) -> None:
@@ -42,15 +41,15 @@ def run(folder: str, images: np.ndarray) -> tuple[np.ndarray, str]:
   litert = need('ai_edge_litert.interpreter', 'litert')
   interpreter = litert.Interpreter(os.path.join(folder, _FILE))
   (taken,), (given,) = interpreter.get_input_details(), interpreter.get_output_details()
-  parts = []
-  for at in range(0, len(images), _BATCH):
-    part = images[at : at + _BATCH]
+
+  def predict(part):
     interpreter.resize_tensor_input(taken['index'], part.shape)
     interpreter.allocate_tensors()
     interpreter.set_tensor(taken['index'], part)
     interpreter.invoke()
-    parts.append(interpreter.get_tensor(given['index']))
-  return np.concatenate(parts), "LiteRT's interpreter"
+    return interpreter.get_tensor(given['index'])
+
+  return by_batches(predict, images), "LiteRT's interpreter"
 
 
 def usage(tuned: Tuned) -> str:

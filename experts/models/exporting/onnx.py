@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from experts.models.exporting import lowering, need, write_classes
+from experts.models.exporting import by_batches, lowering, need, write_classes
 from experts.models.exporting.graph import Shape, Window
 from experts.models.tuned import Tuned
 
@@ -17,7 +17,6 @@ _FILE = 'model.onnx'
 _OPSET, _IR = 18, 10
 # A file of Protocol Buffers ends at 2 GiB: larger weights lie beside it.
 _MOST_BYTES = 1_900_000_000
-_BATCH = 16
 # JAX's names to ONNX's, where one operation does it.
 _NAMES = {
   'abs': 'Abs', 'add': 'Add', 'and': 'And', 'ceil': 'Ceil', 'cos': 'Cos', 'div': 'Div', 'eq': 'Equal', 'erf': 'Erf',
@@ -63,11 +62,8 @@ def run(folder: str, images: np.ndarray) -> tuple[np.ndarray, str]:
   session = onnxruntime.InferenceSession(
     os.path.join(folder, _FILE), providers=['CPUExecutionProvider']
   )
-  parts = [
-    session.run(None, {'images': images[at : at + _BATCH]})[0]
-    for at in range(0, len(images), _BATCH)
-  ]
-  return np.concatenate(parts), f'onnxruntime {onnxruntime.__version__}'
+  found = by_batches(lambda part: session.run(None, {'images': part})[0], images)
+  return found, f'onnxruntime {onnxruntime.__version__}'
 
 
 def usage(tuned: Tuned) -> str:

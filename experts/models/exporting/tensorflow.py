@@ -5,13 +5,12 @@ from typing import Any
 
 import numpy as np
 
-from experts.models.exporting import lowering, write_classes
+from experts.models.exporting import by_batches, lowering, write_classes
 from experts.models.exporting.graph import Shape, Window
 from experts.models.tuned import Tuned
 
 TOLERANCE = 1e-4
 LIBRARY = 'tf-keras'
-_BATCH = 16
 # Larger constants are variables, for a graph ends at 2 GiB.
 _MOST_CONSTANT = 1024
 # JAX's names to TensorFlow's, where these differ.
@@ -61,11 +60,8 @@ def run(folder: str, images: np.ndarray) -> tuple[np.ndarray, str]:
   import tensorflow as tf  # 10 s, for those who need it.
 
   classify = tf.saved_model.load(folder).signatures['serving_default']
-  parts = [
-    classify(images=tf.constant(images[at : at + _BATCH]))['probabilities'].numpy()
-    for at in range(0, len(images), _BATCH)
-  ]
-  return np.concatenate(parts), f'TensorFlow {tf.__version__}'
+  found = by_batches(lambda part: classify(images=tf.constant(part))['probabilities'], images)
+  return found, f'TensorFlow {tf.__version__}'
 
 
 def usage(tuned: Tuned) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 
 from experts.models import timm as networks
 from experts.models import weights
+from experts.models.exporting import by_batches
 from experts.models.timm import architectures, published, resnetv2, states, tensors
 from experts.models.tuned import Tuned
 
@@ -19,7 +20,6 @@ LIBRARY = 'timm'
 _CONFIG, _WEIGHTS = 'config.json', 'model.safetensors'
 _OTHERWISE = 'export it as onnx, saved_model, litert or jax'
 # Images of one pass.
-_BATCH = 16
 
 
 def write(tuned: Tuned, folder: str) -> None:
@@ -60,11 +60,14 @@ def run(folder: str, images: np.ndarray) -> tuple[np.ndarray, str]:
     return _own(folder, images), f"this project's own reading of the files (no timm here: {why})"
   model = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
   shown = timm.data.resolve_model_data_config(model)
-  pixels = (images / np.float32(255) - np.array(shown['mean'])) / np.array(shown['std'])
-  pixels = torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2).copy())
-  with torch.inference_mode():
-    parts = [model(part).softmax(-1).numpy() for part in pixels.split(_BATCH)]
-  return np.concatenate(parts), f'timm {timm.__version__} with torch {torch.__version__}'
+
+  def predict(part):
+    pixels = (part / np.float32(255) - np.array(shown['mean'])) / np.array(shown['std'])
+    pixels = torch.from_numpy(pixels.astype(np.float32).transpose(0, 3, 1, 2).copy())
+    with torch.inference_mode():
+      return model(pixels).softmax(-1).numpy()
+
+  return by_batches(predict, images), f'timm {timm.__version__} with torch {torch.__version__}'
 
 
 def usage(tuned: Tuned) -> str:
@@ -151,4 +154,4 @@ def _own(folder: str, images: np.ndarray) -> np.ndarray:
   params = networks.load(member, '')
   one = networks.build(networks.describe(member, {'dtype': 'float32'}, params))
   predict = jax.jit(lambda pixels: jax.nn.softmax(one.forward(params, pixels)[0]))
-  return np.concatenate([predict(images[at : at + _BATCH]) for at in range(0, len(images), _BATCH)])
+  return by_batches(predict, images)

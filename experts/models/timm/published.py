@@ -129,19 +129,19 @@ def _from_hub(name: str) -> tuple[str, str, str | None]:
     config, weights = fetch(_CONFIG), fetch(_WEIGHTS)
   except errors.RepositoryNotFoundError:
     raise ValueError(f'the hub has no {repository}, or it is not public') from None
-  except errors.EntryNotFoundError as error:
-    if not isinstance(error, errors.LocalEntryNotFoundError):
-      raise ValueError(
-        f'{repository} has no {_CONFIG} or no {_WEIGHTS}: it is no network of timm in safetensors'
-      ) from None
+  except errors.LocalEntryNotFoundError:
     raise ValueError(_bring(repository)) from None
-  except (OSError, errors.HfHubHTTPError, errors.OfflineModeIsEnabled) as error:
+  except errors.EntryNotFoundError:
+    raise ValueError(
+      f'{repository} has no {_CONFIG} or no {_WEIGHTS}: it is no network of timm in safetensors'
+    ) from None
+  except OSError as error:  # The library's own errors of connections are such.
     raise ValueError(f'{_bring(repository)} ({type(error).__name__})') from None
   except ValueError as error:
     raise ValueError(f'{HUB}{name}: {error}') from None
   try:
     card = fetch(_CARD)
-  except Exception:  # A licence is known from it, or not.
+  except (OSError, errors.EntryNotFoundError):  # A licence is known from it, or not.
     card = None
   return config, weights, card
 

@@ -189,6 +189,14 @@ def attend(query: jax.Array, key: jax.Array, value: jax.Array) -> jax.Array:
   return out.reshape(-1, out.shape[2] * out.shape[3])
 
 
+def _second(
+  scope: Scope, y: jax.Array, features: int, scale_norm: Norm | None, bias: bool
+) -> jax.Array:
+  """What all perceptrons end with."""
+  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
+  return linear(scope / 'fc2', y, features, bias)
+
+
 def mlp(
   scope: Scope,
   x: jax.Array,
@@ -199,8 +207,7 @@ def mlp(
 ) -> jax.Array:
   """A perceptron of one hidden layer, normalised where `scale_norm` says how."""
   y = ACTIVATIONS[activation](linear(scope / 'fc1', x, hidden, bias))
-  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
-  return linear(scope / 'fc2', y, x.shape[-1], bias)
+  return _second(scope, y, x.shape[-1], scale_norm, bias)
 
 
 def gated_mlp(
@@ -214,8 +221,7 @@ def gated_mlp(
   """`mlp` with a hidden layer (timm's SwiGLU) that a second one opens and closes."""
   gate = ACTIVATIONS[activation](linear(scope / 'fc1_g', x, hidden, bias))
   y = gate * linear(scope / 'fc1_x', x, hidden, bias)
-  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
-  return linear(scope / 'fc2', y, x.shape[-1], bias)
+  return _second(scope, y, x.shape[-1], scale_norm, bias)
 
 
 def packed_gated_mlp(
@@ -229,8 +235,7 @@ def packed_gated_mlp(
   """`gated_mlp` with both layers' `hidden` outputs from one product (timm's GluMlp), the gate's first."""
   gate, y = jnp.split(linear(scope / 'fc1', x, hidden, bias), 2, -1)
   y = ACTIVATIONS[activation](gate) * y
-  y = norm(scope / 'norm', y, scale_norm) if scale_norm else y
-  return linear(scope / 'fc2', y, x.shape[-1], bias)
+  return _second(scope, y, x.shape[-1], scale_norm, bias)
 
 
 MLPS = {'Mlp': mlp, 'SwiGLU': gated_mlp, 'SwiGLUPacked': packed_gated_mlp}

@@ -8,14 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from experts.models import fitting
 from experts.models.torch_modules import bridge
 
 # Of an embedding, as a part of its norm; and of the gradient of all parameters.
 EMBEDDING, GRADIENT = 1e-4, 1e-3
 # Of the compiler for a CPU: to compile takes longer than all else of the check.
 _QUICK = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
-# Steps of the coarse structure along a side.
-_COARSE = 7
 
 Arrays = Mapping[str, np.ndarray]
 
@@ -109,11 +108,8 @@ def _of_jax(architecture, one, arrays, images):
 
 
 def _images(size: int, mean: Any, std: Any) -> np.ndarray:
-  """Three images float32 [3, 3, S, S] with coarse and fine structure, always the same, normalised."""
-  rng = np.random.default_rng(0)
-  at = np.arange(size) * _COARSE // size
-  coarse = rng.uniform(0, 1, (3, 3, _COARSE, _COARSE))[:, :, at][..., at]
-  images = np.clip(coarse + rng.normal(0, 0.1, coarse.shape), 0, 1)
+  """Three images float32 [3, 3, S, S], normalised."""
+  images = fitting.probe(3, size).transpose(0, 3, 1, 2) / 255
   by_channel = lambda values: np.reshape(values, (3, 1, 1))
   return ((images - by_channel(mean)) / by_channel(std)).astype(np.float32)
 

@@ -7,8 +7,6 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from experts.models import opaque
-
 # Fields of `pool.Member` that an entry may give as they are.
 _AS_THEY_ARE = (
   'name', 'kind', 'architecture', 'upstream', 'images', 'mean', 'std', 'size', 'resize', 'interpolation',
@@ -103,6 +101,12 @@ def _arguments(label, entry: Mapping[str, Any], folder, brought) -> dict[str, An
   path = os.path.join(folder, entry['file'])
   if not os.path.exists(path):
     raise FileNotFoundError(f'{label}: there is no {path}')
-  if (wanted := entry.get('sha256')) and opaque.content_hash(path) != wanted:
+  if (wanted := entry.get('sha256')) and _content_hash(path) != wanted:
     raise ValueError(f'{label}: {path} is not the file that the list means (sha256 differs)')
   return given | {'source': path}
+
+
+def _content_hash(path: str) -> str:
+  from experts.models import opaque  # JAX, for those who need it.
+
+  return opaque.content_hash(path)

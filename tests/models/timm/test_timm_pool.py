@@ -27,22 +27,6 @@ from experts.selection.pool import joining, lists
 # A ResNet of four blocks, 16 to 32 wide.
 _NET = {'layers': [1, 1, 1, 1], 'channels': [8, 8, 16, 16]}
 _SHOWN = {'mean': [0.5, 0.4, 0.3], 'std': [0.2, 0.25, 0.3]}
-_CONFIG = """
-from configs import common
-
-def get_config():
-  config = common.get_config()
-  config.phases = ('select', 'transfer', 'report')
-  config.run.update(evaluation_batch=16, tensorboard=False, embedding_cache='')
-  config.data_dir = {data!r}
-  config.pool = {pool!r}
-  config.tasks = {{'stripes': common.task('images:task', train_images=0, validation_images=8)}}
-  config.transfer.update(
-    models='all', batch_size=16, durations=('12 steps',), learning_rates=(2.0, 1.0), warmups=('8 %',)
-  )
-  config.trials = '1x2'
-  return config
-"""
 
 
 def _state(seed: int = 0, classes: int = 5) -> dict[str, np.ndarray]:
@@ -343,12 +327,14 @@ def test_the_upstream_is_what_weights_were_trained_on_first(tag, upstream):
   assert published.upstream(tag) == upstream
 
 
-def test_networks_of_timm_are_ranked_fine_tuned_and_classify(tmp_path, data_dir, run_main):
+def test_networks_of_timm_are_ranked_fine_tuned_and_classify(
+  tmp_path, data_dir, run_main, pool_config
+):
   for i in range(2):
     source = _folder(tmp_path / f'net{i}', i)
     joining.add(tmp_path / 'pool.json', f'net{i}', 'timm', str(source))
   (tmp_path / 'config.py').write_text(
-    _CONFIG.format(data=str(data_dir), pool=str(tmp_path / 'pool.json'))
+    pool_config(tmp_path / 'pool.json', learning_rates=(2.0, 1.0))
   )
   done = run_main(tmp_path / 'config.py', tmp_path / 'run', '--config.strategy=knn,leep')
   assert done.returncode == 0, done.stderr[-3000:]

@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experts.models import hub, network, opaque, ours, weights
+from experts.models import fitting, network, opaque, ours, published_experts, weights
 from experts.selection import pool
 from experts.selection.pool import joining
 
@@ -24,7 +24,7 @@ def convert(modules: str, out: str) -> str:
   """Makes a pool of a folder of SavedModels, if each gives the same embeddings as what it became; else nothing.
 
   Args:
-    modules: see `hub.find`; a module is an expert on the slice of its name, 'baseline' the baseline.
+    modules: see `published_experts.find`; a module is an expert on the slice of its name, 'baseline' the baseline.
     out: a .json file that is not there yet, or the folder of a pool.json.
 
   Returns:
@@ -41,15 +41,15 @@ def convert(modules: str, out: str) -> str:
   for taken in (path, os.path.join(folder, _WEIGHTS)):
     if os.path.exists(taken):
       raise FileExistsError(f'{taken} is there already: give another --out, or remove it first')
-  found = hub.find(modules)
+  found = published_experts.find(modules)
   os.makedirs(folder, exist_ok=True)
   # Beside the target, since a rename is atomic only within one file system.
   with tempfile.TemporaryDirectory(dir=folder, prefix='.import-') as scratch:
     staged = os.path.join(scratch, os.path.basename(path))
     os.mkdir(os.path.join(scratch, _WEIGHTS))
     for number, (name, source) in enumerate(found.items(), 1):
-      with hub.unpacked(source, scratch) as module:
-        trees = hub.read(module, source)
+      with published_experts.unpacked(source, scratch) as module:
+        trees = published_experts.read(module, source)
         error = _difference(name, source, module, trees)
       member = _join(staged, name, trees)
       print(
@@ -63,17 +63,9 @@ def convert(modules: str, out: str) -> str:
   return path
 
 
-def _images() -> np.ndarray:
-  """uint8 images [8, 224, 224, 3] with coarse and fine structure, always the same."""
-  rng = np.random.default_rng(0)
-  coarse = rng.uniform(0, 255, (8, 7, 7, 3)).repeat(SIZE // 7, 1).repeat(SIZE // 7, 2)
-  fine = rng.normal(0, 25, (8, SIZE, SIZE, 3))
-  return np.clip(coarse + fine, 0, 255).astype(np.uint8)
-
-
 def _difference(name: str, source: str, module: str, trees: network.Params) -> float:
   """The largest distance of our embedding of an image from the SavedModel's, as a part of the latter's norm."""
-  images = _images()
+  images = fitting.probe(8, SIZE)
   member = pool.Member(name, 'saved_model', _UPSTREAM, name, 0, 0, 0, source, '', size=SIZE)
   theirs, _ = opaque.embed(member, opaque.saved_model(member, module), images, len(images))
   net = ours.build({**ours.fields(weights.infer(trees)), 'dtype': 'float32'})
